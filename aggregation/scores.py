@@ -1,0 +1,111 @@
+"""What each update was worth, as integers that everybody recomputes: functions of the Gram matrix alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isqrt
+
+from folkmoot.aggregation.aggregate import Aggregate
+from folkmoot.aggregation.errors import ScoreInvalid
+
+FULL_SCORE = 65_535
+"""A score of one, as uint16."""
+MAX_SCORE_WEIGHT = 1 << 16
+
+_Score = Callable[[Aggregate], list[int]]
+
+
+def similarity(aggregate: Aggregate) -> list[int]:
+    """floor(65535 * max(0, cos(x_i, A))): how far the update points where the aggregate A points.
+
+    A zero update, and every update when A is zero, has 0.
+    """
+    return [
+        _cosine(product, aggregate.gram.entries[index][index], aggregate.square)
+        for index, product in enumerate(aggregate.products)
+    ]
+
+
+def influence(aggregate: Aggregate) -> list[int]:
+    """floor(65535 * max(0, <u_i, A>) / (r |A|)): leave-one-out influence on the mean of norm-bounded updates.
+
+    u_i is x_i scaled down to at most r, the median norm (the lower one of two). Were u_i replaced by zero,
+    the mean of all u would lose <u_i, A> / (n |A|) along the aggregate's direction; the score is that loss as
+    a fraction of the most that one member can cause, r / n. Unlike the similarity it falls with the norm, so
+    a shrunken copy of somebody's direction earns little; a blown-up one earns no more than the median member.
+    """
+    norms = [aggregate.gram.entries[index][index] for index in range(aggregate.gram.size)]
+    bound = sorted(norms)[(len(norms) - 1) // 2]
+    return [
+        _cosine(product, max(norm, bound), aggregate.square)
+        for product, norm in zip(aggregate.products, norms, strict=True)
+    ]
+
+
+def norm(aggregate: Aggregate) -> list[int]:
+    """floor(65535 * min(|x_i|, r) / max(|x_i|, r)) with r the median norm (the lower one of two)."""
+    norms = [aggregate.gram.entries[index][index] for index in range(aggregate.gram.size)]
+    bound = sorted(norms)[(len(norms) - 1) // 2]
+    return [
+        isqrt(FULL_SCORE * FULL_SCORE * min(value, bound) // max(value, bound)) if max(value, bound) else 0
+        for value in norms
+    ]
+
+
+def _cosine(product: int, norm: int, square: int) -> int:
+    if product <= 0 or norm == 0 or square == 0:
+        return 0
+    # The floor of a square root is the integer square root of the floor.
+    return min(FULL_SCORE, isqrt(FULL_SCORE * FULL_SCORE * product * product // (norm * square)))
+
+
+SCORES: dict[str, _Score] = {"similarity": similarity, "influence": influence, "norm": norm}
+"""Score components by name, each a list of 0 to 65535 by index of the update."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSpec:
+    """Which components count how much: distinct names of SCORES, sorted, with weights from 0 to 65536.
+
+    Raises ScoreInvalid.
+    """
+
+    weights: tuple[tuple[str, int], ...] = (("influence", 1), ("similarity", 1))
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.weights]
+        if unknown := [name for name in names if name not in SCORES]:
+            raise ScoreInvalid(f"no score {unknown[0]!r}; known: {', '.join(SCORES)}")
+        if names != sorted(set(names)):
+            raise ScoreInvalid(f"scores must be distinct and sorted by name, found {names}")
+        for name, weight in self.weights:
+            if type(weight) is not int or not 0 <= weight <= MAX_SCORE_WEIGHT:
+                raise ScoreInvalid(f"the weight of {name} is {weight!r}, expected 0 to {MAX_SCORE_WEIGHT}")
+        if not any(weight for _, weight in self.weights):
+            raise ScoreInvalid("the weights of all scores are zero")
+
+    def to_document(self) -> dict[str, int]:
+        """Plain values for a canonical codec: a map from component to weight."""
+        return dict(self.weights)
+
+    @classmethod
+    def from_document(cls, document: object) -> ScoreSpec:
+        """Read what `to_document` wrote. Raises ScoreInvalid for anything else."""
+        if not isinstance(document, dict) or not all(isinstance(name, str) for name in document):
+            raise ScoreInvalid("scores are a map from names to weights")
+        return cls(tuple(sorted(document.items())))
+
+
+def scores(aggregate: Aggregate, spec: ScoreSpec) -> tuple[int, ...]:
+    """One uint16 for each update, in the order of the sources: the weighted mean of components, rounded down.
+
+    They measure agreement with the aggregate, so they are worth what the rule is worth: after `mean` with a
+    liar of ten times the norm, the liar agrees best.
+    """
+    total = sum(weight for _, weight in spec.weights)
+    columns = [(weight, SCORES[name](aggregate)) for name, weight in spec.weights]
+    return tuple(
+        sum(weight * values[index] for weight, values in columns) // total
+        for index in range(aggregate.gram.size)
+    )
