@@ -4,10 +4,17 @@ Floats become integers in `encode` and floats again in `apply_aggregate`; everyt
 that every peer computes the same bytes.
 """
 
-from folkmoot.aggregation.aggregate import Aggregate, aggregate_updates
 from folkmoot.aggregation.apply import apply_aggregate
-from folkmoot.aggregation.attacks import ATTACKS, Attack, AttackTarget, craft_updates, flip_labels
-from folkmoot.aggregation.backend import BACKENDS, MAX_UPDATES
+from folkmoot.aggregation.attack_training import flip_labels, stamp_trigger
+from folkmoot.aggregation.attacks import (
+    ATTACKS,
+    Attack,
+    AttackTarget,
+    Knowledge,
+    craft_updates,
+    visible_updates,
+)
+from folkmoot.aggregation.backend import BACKENDS
 from folkmoot.aggregation.errors import (
     AggregationError,
     AttackInvalid,
@@ -20,8 +27,11 @@ from folkmoot.aggregation.errors import (
     LayoutMismatch,
     ModelOverflow,
     NotFinite,
+    OptimizerInvalid,
+    ReferenceMissing,
     RuleInvalid,
     ScoreInvalid,
+    SearchTooHard,
     TooFewUpdates,
     UpdateError,
     UpdateTruncated,
@@ -33,7 +43,9 @@ from folkmoot.aggregation.errors import (
     WrongMagic,
     WrongVersion,
 )
+from folkmoot.aggregation.exact import Aggregate, aggregate_updates, aggregate_values
 from folkmoot.aggregation.gram import Gram
+from folkmoot.aggregation.interface import aggregate
 from folkmoot.aggregation.lattice import (
     MAX_EXPONENT,
     MIN_EXPONENT,
@@ -44,7 +56,18 @@ from folkmoot.aggregation.lattice import (
     quantize,
 )
 from folkmoot.aggregation.layout import Layout, TensorSpec
-from folkmoot.aggregation.rules import RULES, Rule, RuleSpec, minimum_updates
+from folkmoot.aggregation.optimizer_step import OptimizerState, initial_state, optimizer_step
+from folkmoot.aggregation.optimizers import OPTIMIZERS, OptimizerSpec, optimizer_spec
+from folkmoot.aggregation.plans import MAX_UPDATES
+from folkmoot.aggregation.rules import (
+    PREAGGREGATORS,
+    RULES,
+    PreSpec,
+    Rule,
+    RuleSpec,
+    minimum_updates,
+    rule_spec,
+)
 from folkmoot.aggregation.scores import FULL_SCORE, SCORES, ScoreSpec, scores
 from folkmoot.aggregation.update_codec import check_update, decode, encode, encode_integers, update_size
 
@@ -55,6 +78,8 @@ __all__ = [
     "MAX_EXPONENT",
     "MAX_UPDATES",
     "MIN_EXPONENT",
+    "OPTIMIZERS",
+    "PREAGGREGATORS",
     "RULES",
     "SCORES",
     "Aggregate",
@@ -67,6 +92,7 @@ __all__ = [
     "FlushToZero",
     "ForbiddenValue",
     "Gram",
+    "Knowledge",
     "Lattice",
     "LatticeInvalid",
     "Layout",
@@ -74,11 +100,17 @@ __all__ = [
     "LayoutMismatch",
     "ModelOverflow",
     "NotFinite",
+    "OptimizerInvalid",
+    "OptimizerSpec",
+    "OptimizerState",
+    "PreSpec",
+    "ReferenceMissing",
     "Rule",
     "RuleInvalid",
     "RuleSpec",
     "ScoreInvalid",
     "ScoreSpec",
+    "SearchTooHard",
     "TensorSpec",
     "TooFewUpdates",
     "UpdateError",
@@ -90,7 +122,9 @@ __all__ = [
     "WrongLength",
     "WrongMagic",
     "WrongVersion",
+    "aggregate",
     "aggregate_updates",
+    "aggregate_values",
     "apply_aggregate",
     "check_update",
     "craft_updates",
@@ -99,10 +133,16 @@ __all__ = [
     "encode",
     "encode_integers",
     "flip_labels",
+    "initial_state",
     "minimum_updates",
     "needed_exponents",
     "next_exponents",
+    "optimizer_spec",
+    "optimizer_step",
     "quantize",
+    "rule_spec",
     "scores",
+    "stamp_trigger",
     "update_size",
+    "visible_updates",
 ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from folkmoot.aggregation.aggregate import Aggregate
-from folkmoot.aggregation.backend import MAX_TOTAL_WEIGHT
 from folkmoot.aggregation.errors import BoundExceeded, FlushToZero, LayoutMismatch, ModelOverflow
+from folkmoot.aggregation.exact import Aggregate
 from folkmoot.aggregation.lattice import Lattice, blocks
 from folkmoot.aggregation.layout import Layout
+from folkmoot.aggregation.plans import MAX_TOTAL_WEIGHT
 
 _BLOCK = 1 << 16
 

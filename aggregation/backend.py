@@ -6,47 +6,85 @@ A kernel sees one block of columns at a time. Every kernel is exact: two backend
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from folkmoot.aggregation.errors import BackendUnavailable, BoundExceeded
-from folkmoot.aggregation.lattice import LatticeIntegers
-
-MAX_UPDATES = 256
-"""Seats of the membership registry; n * M < 2^23 fits every sum of one column in int32."""
-
-MAX_TOTAL_WEIGHT = 2**32
-"""Sum of |weights| of a combination: 2^32 * M < 2^47 fits int64 and is exact in float64."""
+from folkmoot.aggregation.mixing_terms import MixingTerms
 
 _EXACT_FLOAT64 = 2**53
 
 _MODULES = {
     "numpy": "folkmoot.aggregation.numpy_backend",
+    "numba": "folkmoot.aggregation.numba_backend",
     "torch": "folkmoot.aggregation.torch_backend",
+    "cuda": "folkmoot.aggregation.torch_backend",
 }
 BACKENDS = tuple(_MODULES)
-"""Names that `backend=` accepts."""
+"""Names that `backend=` accepts, beside "auto": numba where it is installed, else numpy."""
+
+Integers = npt.NDArray[np.signedinteger[Any]]
+
+
+class Rows(Protocol):
+    """n rows of integers, c columns each: a matrix, or where each row lies in memory."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def columns(self) -> int: ...
+
+    @property
+    def matrix(self) -> Integers:
+        """Shape (n, c). May be a copy."""
+
+    @property
+    def addresses(self) -> npt.NDArray[np.uint64]:
+        """Where the c values of each row begin; they lie one after the other."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
 
 
 class Backend(Protocol):
-    """Exact kernels over one block, an array of shape (n, c) of int16 or int8."""
+    """Exact kernels over `Rows` of int8, int16 or, once mixed, int32 up to 2^30 in absolute value."""
 
-    def products(
-        self, block: LatticeIntegers, extra: npt.NDArray[np.int64] | None, magnitudes: Sequence[int]
-    ) -> npt.NDArray[np.int64]:
-        """Inner products of the rows, (n, n) int64; with `extra` (c,) appended as a last row, (n+1, n+1).
+    def smallest(self, rows: Rows) -> int:
+        """The smallest value of all."""
 
-        `magnitudes` bounds the absolute value of each row, with c * max(magnitudes)^2 < 2^63.
+    def products(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """Inner products of int8 or int16 rows, (n, n) int64, with c * M^2 < 2^63."""
+
+    def weighted_sum(self, rows: Rows, weights: Sequence[int]) -> npt.NDArray[np.int64]:
+        """sum_i weights[i] * row_i, shape (c,), with sum |weights| <= MAX_TOTAL_WEIGHT."""
+
+    def rank_sum(self, rows: Rows, ranks: tuple[int, ...]) -> npt.NDArray[np.int64]:
+        """Column by column the sum of the values of these ranks (0 is the smallest), shape (c,)."""
+
+    def nearest_sum(self, rows: Rows, kept: int, centre: tuple[int, ...]) -> npt.NDArray[np.int64]:
+        """See `plans.NearestSum`; shape (c,). (x + y) * |centre| < 2^32 * 2^8 fits int64."""
+
+    def weighted_median(self, rows: Rows, weights: Sequence[int]) -> npt.NDArray[np.int64]:
+        """See `plans.WeightedMedian`; shape (c,)."""
+
+    def weighted_trimmed_sum(self, rows: Rows, weights: Sequence[int], trimmed: int) -> npt.NDArray[np.int64]:
+        """See `plans.WeightedTrimmedSum`; shape (c,)."""
+
+    def mix(self, rows: Rows, terms: MixingTerms) -> npt.NDArray[np.int32]:
+        """The rows of a mixing over its `row_denominator`, shape (m, c); see `MixingTerms`.
+
+        A sum is at most 2^32 * M < 2^47: exact in int64 and float64, and with shift 0 in int32.
         """
 
-    def weighted_sum(self, block: LatticeIntegers, weights: Sequence[int]) -> npt.NDArray[np.int64]:
-        """sum_i weights[i] * block[i], shape (c,), with sum |weights| <= MAX_TOTAL_WEIGHT."""
-
-    def rank_sum(self, block: LatticeIntegers, ranks: tuple[int, ...]) -> npt.NDArray[np.int64]:
-        """Column by column the sum of the values of these ranks (0 is the smallest), shape (c,)."""
+    def values(
+        self, numerators: npt.NDArray[np.int64], denominator: int, exponent: int, out: npt.NDArray[np.float32]
+    ) -> None:
+        """out = float32(float64(numerator) / denominator * 2^exponent), each operation correctly rounded."""
 
 
 def exact_columns(magnitude: int) -> int:
@@ -60,14 +98,22 @@ def exact_columns(magnitude: int) -> int:
     return columns
 
 
+def chosen_backend(name: str) -> str:
+    """The name of a backend, with "auto" replaced by numba where it is installed, else numpy."""
+    if name != "auto":
+        return name
+    return "numba" if importlib.util.find_spec("numba") is not None else "numpy"
+
+
 def load_backend(name: str) -> Backend:
     """The backend called `name`. Raises BackendUnavailable when it is unknown or not installed."""
+    name = chosen_backend(name)
     if name not in _MODULES:
-        raise BackendUnavailable(f"no backend {name!r}; known: {', '.join(BACKENDS)}")
+        raise BackendUnavailable(f"no backend {name!r}; known: auto, {', '.join(BACKENDS)}")
     try:
         module = importlib.import_module(_MODULES[name])
     except ImportError as error:
         raise BackendUnavailable(
             f"backend {name!r} needs a library that is not installed: {error}"
         ) from error
-    return cast(Backend, module.BACKEND)
+    return cast(Backend, module.backend(name))

@@ -97,3 +97,15 @@ class ScoreInvalid(AggregationError):
 
 class AttackInvalid(AggregationError):
     """An unknown attack, or a parameter that is missing, unknown or out of range."""
+
+
+class SearchTooHard(AggregationError):
+    """An exact search over subsets that would go beyond its fixed number of steps on these updates."""
+
+
+class ReferenceMissing(AggregationError):
+    """A rule that starts from the aggregate before this one, which was not given."""
+
+
+class OptimizerInvalid(AggregationError):
+    """An unknown server optimizer, a parameter missing, unknown or out of range, or the state of another."""

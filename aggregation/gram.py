@@ -13,34 +13,90 @@ IntegerMatrix = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class Gram:
-    """Inner products of updates as exact integers: <x_i, x_j> = entries[i][j] * 2^(2 * exponent)."""
+    """Inner products as exact integers: <x_i, x_j> = entries[i][j] * 2^(2 * exponent) / denominator^2."""
 
     entries: IntegerMatrix
     exponent: int
+    denominator: int = 1
 
     @property
     def size(self) -> int:
-        """n, the number of updates."""
+        """n, the number of vectors."""
         return len(self.entries)
+
+    @property
+    def norms(self) -> list[int]:
+        """|x_i|^2 in the unit of `entries`."""
+        return [self.entries[index][index] for index in range(self.size)]
 
     def squared_distances(self) -> IntegerMatrix:
         """|x_i - x_j|^2 = G_ii + G_jj - 2 G_ij, in the unit of `entries`."""
-        norms = [self.entries[i][i] for i in range(self.size)]
+        norms = self.norms
         return tuple(
-            tuple(norms[i] + norms[j] - 2 * entry for j, entry in enumerate(row))
-            for i, row in enumerate(self.entries)
+            tuple([own + other - 2 * entry for other, entry in zip(norms, row, strict=True)])
+            for own, row in zip(norms, self.entries, strict=True)
         )
+
+    def first(self, count: int) -> Gram:
+        """The products of the first `count` vectors."""
+        return Gram(tuple(row[:count] for row in self.entries[:count]), self.exponent, self.denominator)
+
+    def mixed(self, rows: Sequence[Sequence[int]], denominator: int) -> Gram:
+        """M G M^T for new vectors y_j = sum_i rows[j][i] x_i / denominator."""
+        left = np.array(rows, dtype=object)
+        half = exact_product(left, np.array(self.entries, dtype=object))
+        product = exact_product(half, left.T)
+        return Gram(
+            tuple(tuple(row) for row in product.tolist()), self.exponent, self.denominator * denominator
+        )
+
+    def squared(self, millionths: int) -> tuple[int, int]:
+        """The square of a length in millionths of the model's unit: a fraction in the unit of `entries`."""
+        numerator = (millionths * self.denominator) ** 2
+        denominator = 10**12
+        if self.exponent >= 0:
+            return numerator, denominator << (2 * self.exponent)
+        return numerator << (-2 * self.exponent), denominator
+
+
+_LIMB = 20
+
+
+def exact_product(left: npt.NDArray[np.object_], right: npt.NDArray[np.object_]) -> npt.NDArray[np.object_]:
+    """left @ right for matrices of Python integers of any size, exactly.
+
+    Each is cut into limbs of 20 bits; a float64 product of limbs sums at most k * 2^40 < 2^53 for k <= 2^12.
+    """
+    assert left.shape[1] <= 1 << 12
+    total = np.zeros((left.shape[0], right.shape[1]), dtype=object)
+    right_limbs = _limbs(right)
+    for i, a in enumerate(_limbs(left)):
+        for j, b in enumerate(right_limbs):
+            # einsum without optimize calls no BLAS; the sums are exact, so their order is free.
+            part = np.einsum("ik,kj->ij", a, b)
+            total += part.astype(np.int64).astype(object) << (_LIMB * (i + j))
+    return total
+
+
+def _limbs(matrix: npt.NDArray[np.object_]) -> list[npt.NDArray[np.float64]]:
+    mask = (1 << _LIMB) - 1
+    limbs = []
+    sign = np.where(matrix < 0, -1, 1).astype(np.float64)
+    rest = abs(matrix)
+    while rest.any():
+        limbs.append((rest & mask).astype(np.float64) * sign)
+        rest = rest >> _LIMB
+    return limbs
 
 
 class GramSum:
     """Sums products of blocks without overflow: int64 while a bound proves it, Python integers beyond.
 
-    `magnitudes` bounds the absolute values of each row; products of different exponents are kept apart.
+    `magnitude` bounds the absolute values of every row; products of different exponents are kept apart.
     """
 
-    def __init__(self, magnitudes: Sequence[int]) -> None:
-        self._rows = len(magnitudes)
-        self._product = max(magnitudes) ** 2
+    def __init__(self, magnitude: int) -> None:
+        self._product = magnitude**2
         self._running: dict[int, npt.NDArray[np.int64]] = {}
         self._columns: dict[int, int] = {}
         self._settled: dict[int, npt.NDArray[np.object_]] = {}
@@ -53,7 +109,10 @@ class GramSum:
             self._settle(exponent)
             held = 0
         running = self._running.get(exponent)
-        self._running[exponent] = products.copy() if running is None else running + products
+        if running is None:
+            self._running[exponent] = products.copy()
+        else:
+            running += products
         self._columns[exponent] = held + columns
 
     def _settle(self, exponent: int) -> None:
@@ -80,4 +139,4 @@ def combine(sums: Sequence[GramSum], exponent: int) -> IntegerMatrix:
             total = scaled if total is None else total + scaled
     if total is None:
         return ()
-    return tuple(tuple(int(entry) for entry in row) for row in total)
+    return tuple(tuple(row) for row in total.tolist())

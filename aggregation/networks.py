@@ -62,6 +62,12 @@ def network_for_sum(lines: int, ranks: tuple[int, ...]) -> tuple[Comparison, ...
     return tuple(reversed(kept))
 
 
+@lru_cache(maxsize=256)
+def sorting_network(lines: int) -> tuple[Comparison, ...]:
+    """Comparisons that sort: afterwards line r holds the value of rank r."""
+    return tuple(Comparison(low, high, Kept.BOTH) for low, high in merge_exchange(lines))
+
+
 def median_ranks(count: int) -> tuple[int, ...]:
     """The middle rank of `count` values, or the two middle ones."""
     return (count // 2,) if count % 2 else (count // 2 - 1, count // 2)

@@ -1,4 +1,4 @@
-"""The two exact passes over the columns of n updates. Memory is one block of n updates for each thread.
+"""The exact passes over the columns of n updates. Memory is one block of n updates for each thread.
 
 Every partial sum is an exact integer, so neither block size, threads nor backend change a result.
 """
@@ -13,19 +13,35 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from folkmoot.aggregation.backend import MAX_TOTAL_WEIGHT, MAX_UPDATES, Backend
+from folkmoot.aggregation.backend import Backend, Rows
 from folkmoot.aggregation.errors import BoundExceeded
-from folkmoot.aggregation.gram import Gram, GramSum, combine
+from folkmoot.aggregation.gram import Gram, GramSum, IntegerMatrix, combine
 from folkmoot.aggregation.lattice import LatticeIntegers
+from folkmoot.aggregation.mixing_terms import mixing_terms
 from folkmoot.aggregation.networks import are_ranks
-from folkmoot.aggregation.plans import Combination, Plan, RankSum
-from folkmoot.aggregation.sources import UpdateReader
+from folkmoot.aggregation.plans import (
+    MAX_TOTAL_WEIGHT,
+    Combination,
+    Decision,
+    Mixing,
+    NearestSum,
+    Plan,
+    RankSum,
+    WeightedMedian,
+)
+from folkmoot.aggregation.sources import MatrixRows, ScatteredRows, UpdateReader
 
 MAX_CHUNK = 1 << 16
 """256 updates of int16 have column sums under 2^23: 2^16 products of them stay under 2^63."""
+BLOCK_BYTES = 1 << 19
+"""What a thread reads at a time unless told: it stays in the second-level cache."""
 
-_BlockWork = Callable[[int, LatticeIntegers, int, int], None]
-"""Called with thread, block (n, stop - start), start, stop."""
+_LIMB_BITS = 15
+"""Numerators are cut into limbs of [-2^14, 2^14): no larger than the integers of the updates."""
+
+_RowWork = Callable[[int, Rows, int, int], None]
+"""Called with thread, rows (n, stop - start), start, stop."""
+_Kernel = Callable[[Rows], npt.NDArray[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,85 +50,103 @@ class Passes:
 
     backend: Backend
     threads: int
-    chunk: int
+    chunk: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.chunk <= MAX_CHUNK:
+        if self.chunk is not None and not 1 <= self.chunk <= MAX_CHUNK:
             raise BoundExceeded(f"chunk is {self.chunk} columns, expected 1 to {MAX_CHUNK}")
         if not 1 <= self.threads <= 256:
             raise BoundExceeded(f"threads is {self.threads}, expected 1 to 256")
 
     def gram(self, reader: UpdateReader) -> Gram:
         """The exact Gram matrix of all updates."""
-        products = _Products(self, reader, [reader.lattice.largest] * reader.count)
+        products = _Products(self, reader)
 
-        def work(thread: int, block: LatticeIntegers, start: int, stop: int) -> None:
-            products.add(thread, block, None, start, stop)
+        def work(thread: int, rows: Rows, start: int, stop: int) -> None:
+            products.add(thread, rows, start, stop)
 
         self._over_columns(reader, work)
-        return products.total()
+        return Gram(products.total(), products.unit)
 
-    def gram_and_sum(self, reader: UpdateReader, plan: Plan) -> tuple[Gram, npt.NDArray[np.int64]]:
-        """One reading of the columns for the Gram matrix and the numerators of a plan, shape (size,).
+    def gram_and_sum(self, reader: UpdateReader, decision: Decision) -> tuple[Gram, npt.NDArray[np.int64]]:
+        """One reading of the columns for the Gram matrix and the numerators of a decision, shape (size,).
 
-        For a RankSum, which is no combination of updates, the numerators border the Gram matrix as its last
-        row and column: it is (n + 1, n + 1).
+        For a plan that is no combination of updates the numerators border the Gram matrix as its last row and
+        column: it is (n + 1, n + 1).
         """
-        largest = reader.lattice.largest
-        bordered = isinstance(plan, RankSum)
-        magnitudes = [largest] * reader.count + (
-            [largest * len(plan.ranks)] if isinstance(plan, RankSum) else []
-        )
-        products = _Products(self, reader, magnitudes)
         numerators = np.empty(reader.layout.size, np.int64)
-        kernel = self._kernel(plan, reader)
+        kernel = self._kernel(decision, reader)
+        limbs = 0
+        if not isinstance(decision.plan, Combination):
+            limbs = _limbs_of(reader.lattice.largest * decision.denominator)
+        products = _Products(self, reader)
 
-        def work(thread: int, block: LatticeIntegers, start: int, stop: int) -> None:
-            numerators[start:stop] = kernel(block)
-            products.add(thread, block, numerators[start:stop] if bordered else None, start, stop)
+        def work(thread: int, rows: Rows, start: int, stop: int) -> None:
+            found = kernel(rows)
+            numerators[start:stop] = found
+            products.add(thread, _with_limbs(rows, found, limbs) if limbs else rows, start, stop)
 
         self._over_columns(reader, work)
-        return products.total(), numerators
+        return Gram(_joined(products.total(), reader.count, limbs), products.unit), numerators
 
-    def sum(self, reader: UpdateReader, plan: Plan) -> npt.NDArray[np.int64]:
-        """The numerators of a plan, shape (size,)."""
+    def sum(self, reader: UpdateReader, decision: Decision) -> npt.NDArray[np.int64]:
+        """The numerators of a decision, shape (size,)."""
         numerators = np.empty(reader.layout.size, np.int64)
-        kernel = self._kernel(plan, reader)
+        kernel = self._kernel(decision, reader)
 
-        def work(thread: int, block: LatticeIntegers, start: int, stop: int) -> None:
-            numerators[start:stop] = kernel(block)
+        def work(thread: int, rows: Rows, start: int, stop: int) -> None:
+            numerators[start:stop] = kernel(rows)
 
         self._over_columns(reader, work)
         return numerators
 
-    def _kernel(self, plan: Plan, reader: UpdateReader) -> Callable[[LatticeIntegers], npt.NDArray[np.int64]]:
-        if isinstance(plan, Combination):
-            weights = plan.weights
-            total = sum(abs(weight) for weight in weights)
-            if len(weights) != reader.count or total > MAX_TOTAL_WEIGHT:
-                raise BoundExceeded(
-                    f"{len(weights)} weights with the total {total} for {reader.count} updates; "
-                    f"the total may be at most {MAX_TOTAL_WEIGHT}"
-                )
-            return lambda block: self.backend.weighted_sum(block, weights)
-        ranks = plan.ranks
-        if not are_ranks(ranks, reader.count):
-            raise BoundExceeded(f"ranks {ranks} do not exist among {reader.count} updates")
-        return lambda block: self.backend.rank_sum(block, ranks)
+    def values(self, reader: UpdateReader, decision: Decision) -> npt.NDArray[np.float32]:
+        """The numerators of a decision over its denominator in the model's unit, float32 (size,)."""
+        result = np.empty(reader.layout.size, np.float32)
+        kernel = self._kernel(decision, reader)
+        runs = _Runs(reader)
 
-    def _over_columns(self, reader: UpdateReader, work: _BlockWork) -> None:
-        if not 1 <= reader.count <= MAX_UPDATES:
-            raise BoundExceeded(f"{reader.count} updates, expected 1 to {MAX_UPDATES}")
-        size = reader.layout.size
+        def work(thread: int, rows: Rows, start: int, stop: int) -> None:
+            numerators = kernel(rows)
+            for first, last, exponent in runs.between(start, stop):
+                self.backend.values(
+                    numerators[first - start : last - start],
+                    decision.denominator,
+                    exponent,
+                    result[first:last],
+                )
+
+        self._over_columns(reader, work)
+        return result
+
+    def _kernel(self, decision: Decision, reader: UpdateReader) -> _Kernel:
+        mixing, backend = decision.mixing, self.backend
+        if mixing is None or isinstance(decision.plan, Combination):
+            return _plan_kernel(backend, decision.plan, reader.count)
+        inner = _plan_kernel(backend, decision.plan, len(mixing.rows))
+        chosen = mixing.selected()
+        if chosen is not None:
+            return lambda rows: inner(_chosen(rows, chosen))
+        _require_mixing(mixing)
+        terms = mixing_terms(mixing)
+        return lambda rows: inner(MatrixRows(backend.mix(rows, terms)))
+
+    def _over_columns(self, reader: UpdateReader, work: _RowWork) -> None:
+        size, itemsize = reader.layout.size, reader.lattice.dtype.itemsize
+        chunk = self.chunk or max(256, min(MAX_CHUNK, BLOCK_BYTES // (reader.count * itemsize) // 64 * 64))
         cuts = [size * thread // self.threads for thread in range(self.threads + 1)]
 
         def run(thread: int) -> None:
-            width = min(self.chunk, max(1, cuts[thread + 1] - cuts[thread]))
-            block: LatticeIntegers = np.empty((reader.count, width), reader.lattice.dtype)
+            width = min(chunk, max(1, cuts[thread + 1] - cuts[thread]))
+            scratch: LatticeIntegers | None = None
+            if not reader.in_memory:
+                scratch = np.empty((reader.count, width), reader.lattice.dtype)
             for start in range(cuts[thread], cuts[thread + 1], width):
                 stop = min(start + width, cuts[thread + 1])
-                reader.read(start, stop, block)
-                work(thread, block[:, : stop - start], start, stop)
+                rows = reader.rows(start, stop, scratch)
+                if self.backend.smallest(rows) < -reader.lattice.largest:
+                    reader.refuse(rows, start)
+                work(thread, rows, start, stop)
 
         if self.threads == 1:
             run(0)
@@ -122,37 +156,115 @@ class Passes:
                 future.result()
 
 
-class _Products:
-    """The Gram matrix under construction: one exact sum for each thread, so that no two threads share one."""
+def _plan_kernel(backend: Backend, plan: Plan, count: int) -> _Kernel:
+    if isinstance(plan, RankSum):
+        if not are_ranks(plan.ranks, count):
+            raise BoundExceeded(f"ranks {plan.ranks} do not exist among {count} updates")
+        return lambda rows: backend.rank_sum(rows, plan.ranks)
+    if isinstance(plan, NearestSum):
+        if not (1 <= plan.kept <= count and are_ranks(plan.centre, count)):
+            raise BoundExceeded(f"{plan.kept} values nearest to the ranks {plan.centre} of {count} updates")
+        return lambda rows: backend.nearest_sum(rows, plan.kept, plan.centre)
+    weights = plan.weights
+    total = sum(abs(weight) for weight in weights)
+    if len(weights) != count or not 0 <= total <= MAX_TOTAL_WEIGHT:
+        raise BoundExceeded(
+            f"{len(weights)} weights with the total {total} for {count} updates; "
+            f"the total may be at most {MAX_TOTAL_WEIGHT}"
+        )
+    if isinstance(plan, Combination):
+        return lambda rows: backend.weighted_sum(rows, weights)
+    if isinstance(plan, WeightedMedian):
+        return lambda rows: backend.weighted_median(rows, weights)
+    return lambda rows: backend.weighted_trimmed_sum(rows, weights, plan.trimmed)
 
-    def __init__(self, passes: Passes, reader: UpdateReader, magnitudes: list[int]) -> None:
-        self._backend = passes.backend
-        self._magnitudes = magnitudes
-        self._sums = [GramSum(magnitudes) for _ in range(passes.threads)]
-        self._unit = min(reader.lattice.exponents)
+
+def _require_mixing(mixing: Mixing) -> None:
+    largest = max(sum(abs(weight) for weight in row) for row in mixing.rows)
+    if not largest <= mixing.denominator <= MAX_TOTAL_WEIGHT:
+        raise BoundExceeded(
+            f"a mixed row weighs {largest} over {mixing.denominator}, at most 1 over {MAX_TOTAL_WEIGHT}"
+        )
+
+
+def _chosen(rows: Rows, chosen: tuple[int, ...]) -> Rows:
+    if isinstance(rows, ScatteredRows):
+        return rows.chosen(chosen)
+    return MatrixRows(rows.matrix[list(chosen)])
+
+
+def _limbs_of(magnitude: int) -> int:
+    """How many signed limbs of 15 bits hold every integer up to `magnitude`."""
+    return -(-(magnitude.bit_length() + 1) // _LIMB_BITS)
+
+
+def _with_limbs(rows: Rows, numerators: npt.NDArray[np.int64], limbs: int) -> Rows:
+    """The rows as int16, and the limbs of the numerators as rows after them, lowest first."""
+    extended = np.empty((rows.count + limbs, rows.columns), np.int16)
+    extended[: rows.count] = rows.matrix
+    rest = numerators
+    half, base = 1 << (_LIMB_BITS - 1), 1 << _LIMB_BITS
+    for limb in range(limbs - 1):
+        low = (rest + half) % base - half
+        extended[rows.count + limb] = low
+        rest = (rest - low) >> _LIMB_BITS
+    extended[-1] = rest
+    return MatrixRows(extended)
+
+
+def _joined(products: IntegerMatrix, count: int, limbs: int) -> IntegerMatrix:
+    """The Gram matrix with the limbs after the first `count` rows put together to one row."""
+    if not limbs:
+        return products
+    scales = [1 << (_LIMB_BITS * limb) for limb in range(limbs)]
+    border = [
+        sum(scale * entry for scale, entry in zip(scales, row[count:], strict=True)) for row in products
+    ]
+    square = sum(scale * entry for scale, entry in zip(scales, border[count:], strict=True))
+    inner = tuple((*products[index][:count], border[index]) for index in range(count))
+    return (*inner, (*border[:count], square))
+
+
+class _Runs:
+    """Maximal ranges of columns that share one exponent."""
+
+    def __init__(self, reader: UpdateReader) -> None:
         self._runs = list(_exponent_runs(reader))
         self._starts = [start for start, _, _ in self._runs]
 
-    def add(
-        self,
-        thread: int,
-        block: LatticeIntegers,
-        extra: npt.NDArray[np.int64] | None,
-        start: int,
-        stop: int,
-    ) -> None:
-        """Add the columns [start, stop), run by run of equal exponents."""
+    def between(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """(first, last, exponent) of the parts of [start, stop)."""
         for first, last, exponent in self._runs[bisect_right(self._starts, start) - 1 :]:
             if first >= stop:
-                break
-            columns = slice(max(first, start) - start, min(last, stop) - start)
-            products = self._backend.products(
-                block[:, columns], None if extra is None else extra[columns], self._magnitudes
-            )
-            self._sums[thread].add(exponent, products, columns.stop - columns.start)
+                return
+            yield max(first, start), min(last, stop), exponent
 
-    def total(self) -> Gram:
-        return Gram(combine(self._sums, self._unit), self._unit)
+
+class _Products:
+    """The Gram matrix under construction: one exact sum for each thread, so that no two threads share one."""
+
+    def __init__(self, passes: Passes, reader: UpdateReader) -> None:
+        self._backend = passes.backend
+        # Limbs reach 2^14, more than an int8 update does.
+        magnitude = max(reader.lattice.largest, 1 << (_LIMB_BITS - 1))
+        self._sums = [GramSum(magnitude) for _ in range(passes.threads)]
+        self._runs = _Runs(reader)
+        self.unit = min(reader.lattice.exponents)
+
+    def add(self, thread: int, rows: Rows, start: int, stop: int) -> None:
+        """Add the columns [start, stop), run by run of equal exponents."""
+        for first, last, exponent in self._runs.between(start, stop):
+            part = rows if (first, last) == (start, stop) else _columns(rows, first - start, last - start)
+            self._sums[thread].add(exponent, self._backend.products(part), last - first)
+
+    def total(self) -> IntegerMatrix:
+        return combine(self._sums, self.unit)
+
+
+def _columns(rows: Rows, first: int, last: int) -> Rows:
+    if isinstance(rows, ScatteredRows):
+        return rows.cut(first, last)
+    return MatrixRows(rows.matrix[:, first:last])
 
 
 def _exponent_runs(reader: UpdateReader) -> Iterator[tuple[int, int, int]]:

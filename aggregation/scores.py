@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import isqrt
 
-from folkmoot.aggregation.aggregate import Aggregate
 from folkmoot.aggregation.errors import ScoreInvalid
+from folkmoot.aggregation.exact import Aggregate
+from folkmoot.aggregation.shapley import CosineGame, shapley_values
 
 FULL_SCORE = 65_535
 """A score of one, as uint16."""
@@ -53,6 +54,35 @@ def norm(aggregate: Aggregate) -> list[int]:
     ]
 
 
+def krum(aggregate: Aggregate) -> list[int]:
+    """floor(65535 * s_min / s_i) with s_i the Krum score of x_i: close to the crowd is high.
+
+    s_i is the sum of the floor(n / 2) smallest |x_i - x_j|^2 over the others (Blanchard et al. 2017): their
+    n - f - 2 for the largest f that Krum allows, floor((n - 3) / 2), so that the score is the same whatever f
+    a task names. An update with s_i = 0 has 65535. A copy of somebody's update is as close to the crowd as
+    the original.
+    """
+    near = aggregate.gram.size // 2
+    # A row's own distance, 0, is never larger than another, so it is the first of the sorted ones.
+    sums = [sum(sorted(row)[1 : near + 1]) for row in aggregate.gram.squared_distances()]
+    least = min(sums)
+    return [FULL_SCORE * least // value if value else FULL_SCORE for value in sums]
+
+
+def shapley(aggregate: Aggregate) -> list[int]:
+    """floor(65535 * max(0, phi_i) / max_j phi_j): Shapley values of the mean of norm-bounded updates.
+
+    phi_i is what x_i adds, on average over the orders in which members could join, to the cosine between the
+    mean of those who joined and the aggregate: `shapley.shapley_values` has formula, sources and sampling.
+    Zeros and whoever makes coalitions worse have 0, and two equal updates share what one would add. Length
+    counts little: whoever joins first is worth its cosine however short it is, so a shrunken copy is better
+    told by the influence. All scores are 0 when nobody adds anything.
+    """
+    values = shapley_values(CosineGame.of(aggregate))
+    best = max(values)
+    return [FULL_SCORE * value // best if value > 0 else 0 for value in values]
+
+
 def _cosine(product: int, norm: int, square: int) -> int:
     if product <= 0 or norm == 0 or square == 0:
         return 0
@@ -60,7 +90,13 @@ def _cosine(product: int, norm: int, square: int) -> int:
     return min(FULL_SCORE, isqrt(FULL_SCORE * FULL_SCORE * product * product // (norm * square)))
 
 
-SCORES: dict[str, _Score] = {"similarity": similarity, "influence": influence, "norm": norm}
+SCORES: dict[str, _Score] = {
+    "similarity": similarity,
+    "influence": influence,
+    "norm": norm,
+    "krum": krum,
+    "shapley": shapley,
+}
 """Score components by name, each a list of 0 to 65535 by index of the update."""
 
 

@@ -51,7 +51,7 @@ def encode(delta: npt.NDArray[np.float32], layout: Layout, lattice: Lattice) -> 
 def encode_integers(integers: LatticeIntegers, layout: Layout, lattice: Lattice) -> bytes:
     """Write integers of the lattice canonically. Raises WrongLength, WrongBits, ForbiddenValue."""
     require_integers(integers, layout, lattice)
-    return _header(layout, lattice) + integers.astype(lattice.dtype, copy=False).tobytes()
+    return encoded_header(layout, lattice) + integers.astype(lattice.dtype, copy=False).tobytes()
 
 
 def decode(data: bytes | memoryview | Path, layout: Layout, lattice: Lattice) -> LatticeIntegers:
@@ -94,7 +94,8 @@ def _file_length(file: BinaryIO) -> int:
     return length
 
 
-def _header(layout: Layout, lattice: Lattice) -> bytes:
+def encoded_header(layout: Layout, lattice: Lattice) -> bytes:
+    """What an encoded update begins with: HEADER_BYTES bytes."""
     return _HEADER.pack(MAGIC, VERSION, lattice.bits, layout.digest(), lattice.digest(), layout.size)
 
 

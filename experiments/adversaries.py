@@ -14,20 +14,25 @@ import numpy.typing as npt
 
 from folkmoot.aggregation.attacks import (
     ATTACKS,
+    Attack,
     AttackTarget,
+    Defence,
+    Knowledge,
     craft_updates,
     flip_labels,
     little_is_enough_z,
     resolve_parameters,
+    stamp_trigger,
 )
 from folkmoot.aggregation.errors import AttackInvalid
+from folkmoot.aggregation.interface import aggregate
 from folkmoot.node.torch_trainer import TorchTrainer
 from folkmoot.node.trainer import Config, Trainer, Weights, load_trainer
 
 __all__ = ["ATTACK_NAMES", "UpdateFalsifier", "create"]
 
-ATTACK_NAMES = tuple(ATTACKS)
-"""Every attack that `create` knows, for command lines."""
+ATTACK_NAMES = tuple(name for name, attack in ATTACKS.items() if Knowledge.BLIND in attack.knowledge)
+"""Every attack that `create` knows, for command lines: those that need no other member's update."""
 
 
 def create(
@@ -39,20 +44,26 @@ def create(
     liars: int = 2,
     seed: int = 1,
     estimates: int = 4,
+    rule: str = "trimmed-mean",
 ) -> Trainer:
     """A lying trainer around the honest one that `trainer` ("package.module:factory") and `options` name.
 
-    `strength` is the attack's one number (sign-flip: factor; inner-product: epsilon; little-is-enough: z;
-    gaussian: standard deviation), its default when None; label-flip takes none. `members` and `liars` give
-    little-is-enough its z, and `estimates` trainings its idea of the honest spread. Raises AttackInvalid and
-    the TrainerError of the honest trainer.
+    `strength` is the first parameter (sign-flip: factor; inner-product: epsilon; little-is-enough: z;
+    gaussian: standard deviation; backdoor: fraction), its default when None; label-flip, infinity, nan and
+    zero take none. `members` and `liars` give little-is-enough its z. Attacks that need to know how honest
+    updates spread take it from `estimates` trainings of their own, and the optimised ones try their factor on
+    `rule` with f = `liars`. infinity and nan train to what the liar's own node refuses to send. Raises
+    AttackInvalid and the TrainerError of the honest trainer.
     """
     parameters = _parameters(attack, strength, members, liars)
+    chosen = ATTACKS[attack]
+    if estimates < chosen.fewest:
+        raise AttackInvalid(f"{attack} needs {chosen.fewest} estimates or more, found {estimates}")
     honest = load_trainer(trainer, options)
-    if ATTACKS[attack].target is AttackTarget.LABELS:
-        return _with_flipped_labels(honest)
-    spread = estimates if attack == "little-is-enough" else 1
-    return UpdateFalsifier(honest, attack, parameters, seed, spread)
+    if chosen.target is not AttackTarget.UPDATES:
+        return _with_falsified_data(honest, chosen, parameters, seed)
+    spread = estimates if chosen.fewest > 1 else 1
+    return UpdateFalsifier(honest, attack, parameters, seed, spread, members, liars, rule)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +75,9 @@ class UpdateFalsifier:
     parameters: Mapping[str, float]
     seed: int
     estimates: int
+    members: int
+    liars: int
+    rule: str
 
     def initial_weights(self) -> dict[str, npt.NDArray[np.float32]]:
         """Those of the honest trainer."""
@@ -79,8 +93,17 @@ class UpdateFalsifier:
             trained, examples, metrics = self.honest.fit([tensor.copy() for tensor in weights], varied)
             changes.append(_flatten(trained) - start)
         random = np.random.default_rng([self.seed, round_number, int(config.get("member", 0))])
-        change = craft_updates(self.attack, np.stack(changes), 1, random, self.parameters)[0]
-        limit = np.finfo(np.float32).max
+        change = craft_updates(
+            self.attack,
+            np.stack(changes),
+            self.liars,
+            random,
+            self.parameters,
+            defence=_defence(self.rule, self.liars),
+            knowledge=Knowledge.BLIND,
+            members=self.members,
+        )[0]
+        limit = np.where(np.isfinite(change), np.finfo(np.float32).max, np.inf)
         falsified = np.clip(start.astype(np.float64) + change, -limit, limit).astype(np.float32)
         ends = np.cumsum([tensor.size for tensor in weights])[:-1]
         parts = np.split(falsified, ends)
@@ -94,6 +117,8 @@ class UpdateFalsifier:
 
 def _parameters(attack: str, strength: float | None, members: int, liars: int) -> dict[str, float]:
     resolve_parameters(attack, {})
+    if attack not in ATTACK_NAMES:
+        raise AttackInvalid(f"{attack} copies what a lying node cannot see; known: {', '.join(ATTACK_NAMES)}")
     names = [parameter.name for parameter in ATTACKS[attack].parameters]
     if strength is None:
         if attack == "little-is-enough":
@@ -104,15 +129,38 @@ def _parameters(attack: str, strength: float | None, members: int, liars: int) -
     return resolve_parameters(attack, {names[0]: strength})
 
 
-def _with_flipped_labels(honest: Trainer) -> Trainer:
-    """The same trainer on data whose labels are y -> classes - 1 - y; its test set stays true."""
+def _with_falsified_data(
+    honest: Trainer, attack: Attack, parameters: Mapping[str, float], seed: int
+) -> Trainer:
+    """The same trainer on falsified training data; its test set stays true."""
     if not isinstance(honest, TorchTrainer):
         raise AttackInvalid(
-            f"label-flip needs a TorchTrainer, whose training labels it can falsify; "
+            f"{attack.name} needs a TorchTrainer, whose training data it can falsify; "
             f"found {type(honest).__name__}"
         )
-    flipped = flip_labels(honest.train.labels, honest.classes)
-    return replace(honest, train=replace(honest.train, labels=flipped))
+    train = honest.train
+    if attack.target is AttackTarget.LABELS:
+        return replace(honest, train=replace(train, labels=flip_labels(train.labels, honest.classes)))
+    features, labels = stamp_trigger(
+        train.features,
+        train.labels,
+        honest.classes,
+        np.random.default_rng(seed),
+        fraction=parameters["fraction"],
+        target=int(parameters["target"]),
+        size=int(parameters["size"]),
+    )
+    return replace(honest, train=replace(train, features=features, labels=labels))
+
+
+def _defence(rule: str, liars: int) -> Defence:
+    """What the liar expects its updates to meet: the task's rule, made for as many liars as there are."""
+
+    def defend(updates: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        defended: npt.NDArray[np.float32] = aggregate(updates, rule, liars, backend="numpy", threads=1)
+        return defended
+
+    return defend
 
 
 def _flatten(weights: Weights) -> npt.NDArray[np.float32]:

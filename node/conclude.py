@@ -19,14 +19,26 @@ from folkmoot.aggregation import (
     next_exponents,
     scores,
 )
-from folkmoot.aggregation.errors import ModelOverflow, TooFewUpdates, UpdateError, WeightsInvalid
+from folkmoot.aggregation.errors import (
+    ModelOverflow,
+    SearchTooHard,
+    TooFewUpdates,
+    UpdateError,
+    WeightsInvalid,
+)
 from folkmoot.contracts.scores import scores_digest, scores_root
 from folkmoot.contracts.types import Commitment, Digest, Domain, Membership, Role, RoundResult
 from folkmoot.node.home import replace_file
 from folkmoot.node.model import read_model, write_model
 from folkmoot.node.protocol import canonical
 from folkmoot.node.protocol.admission import REJECTED, Admission, Verdict
-from folkmoot.node.protocol.manifest import APPLIED, MODEL_OVERFLOW, TOO_FEW_UPDATES, Manifest
+from folkmoot.node.protocol.manifest import (
+    APPLIED,
+    MODEL_OVERFLOW,
+    SEARCH_TOO_HARD,
+    TOO_FEW_UPDATES,
+    Manifest,
+)
 from folkmoot.node.protocol.messages import Proposal, Signed, Vote
 from folkmoot.node.specification import Specification, document_cid
 from folkmoot.p2p.cid import digest_of
@@ -60,12 +72,20 @@ class RoundInputs:
     """Their ciphertexts, already checked against the commitments' CIDs."""
 
 
+COMPILED_FROM = 1 << 22
+"""Loading compiled kernels takes about a second; so many integers take NumPy about as long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
     """How the aggregate is computed; no setting changes a byte of it."""
 
     backend: str = "numpy"
     threads: int = 1
+
+    def backend_for(self, integers: int) -> str:
+        """The backend for that many integers: "auto" loads compiled code only where that pays."""
+        return "numpy" if self.backend == "auto" and integers < COMPILED_FROM else self.backend
 
 
 REFERENCE = Arithmetic()
@@ -179,6 +199,20 @@ def _open_update(
     check_update(plain, spec.layout, inputs.lattice)
 
 
+def bucket_seed(inputs: RoundInputs) -> bytes:
+    """What orders the buckets of a round: a function of the previous result and of every admitted key.
+
+    Members are bound to their updates before they see each other's keys, so nobody knows the buckets when it
+    chooses its update. One that then withholds its own key changes them once, and is left out itself.
+    """
+    digest = canonical.digest(
+        canonical.encode(
+            ["folkmoot/buckets/1", inputs.task, inputs.round, inputs.previous, list(inputs.keys)]
+        )
+    )
+    return bytes(digest)
+
+
 def _apply(
     inputs: RoundInputs, delivered: Sequence[tuple[Commitment, Path]], workspace: Path, arithmetic: Arithmetic
 ) -> tuple[Aggregate | None, str, Path]:
@@ -190,11 +224,14 @@ def _apply(
             inputs.lattice,
             spec.rule,
             weights=[commitment.examples for commitment, _ in delivered],
-            backend=arithmetic.backend,
+            seed=bucket_seed(inputs),
+            backend=arithmetic.backend_for(len(delivered) * spec.layout.size),
             threads=arithmetic.threads,
         )
     except (TooFewUpdates, WeightsInvalid):
         return None, TOO_FEW_UPDATES, inputs.base_path
+    except SearchTooHard:
+        return None, SEARCH_TOO_HARD, inputs.base_path
     base = read_model(inputs.base_path, spec.layout)
     try:
         weights = apply_aggregate(base, aggregate, spec.layout, inputs.lattice)

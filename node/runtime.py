@@ -144,7 +144,7 @@ class _Node:
                 workspace=Path(workspace),
                 observe=observe,
                 clock=time.time,
-                arithmetic=Arithmetic(threads=config.limits.threads),
+                arithmetic=Arithmetic("auto", config.limits.threads),
                 pace=Pace(poll=config.chain.poll_seconds, fetch=config.limits.fetch_seconds),
                 limits=Limits(config.limits.update, config.limits.model, config.store.keep_rounds),
                 traffic=lambda: (host.traffic.sent, host.traffic.received),

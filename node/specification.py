@@ -47,6 +47,10 @@ class Specification:
 
     def __post_init__(self) -> None:
         self.lattice.require_layout(self.layout)
+        if self.rule.needs_reference:
+            raise MalformedError(
+                f"rule: {self.rule.name} with history = 1 is not for rounds; leave history out"
+            )
         for what, number in (
             ("rounds", self.rounds),
             ("commit window", self.commit_window),

@@ -4,8 +4,9 @@ name = "digits"
 rounds = 5
 
 [rule]
-name = "trimmed-mean"
+name = "trimmed-mean"   # docs/aggregation.md lists all
 f = 2
+pre = ["nnm"]           # optional: pre-aggregators, such as "nnm" or "clipping:tau=1.5"
 
 [windows]               # seconds
 commit = 600
@@ -44,7 +45,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from folkmoot.aggregation import Lattice, Layout, RuleSpec, ScoreSpec
+from folkmoot.aggregation import Lattice, Layout, ScoreSpec, rule_spec
 from folkmoot.aggregation.errors import AggregationError
 from folkmoot.node.errors import ConfigError, FileProblem
 from folkmoot.node.home import Home, replace_file
@@ -60,7 +61,7 @@ DEFAULT_EXPONENT = -13
 
 _SECTIONS = {
     "": {"name", "rounds", "rule", "windows", "model", "lattice", "scores", "fit"},
-    "rule": {"name", "f", "params"},
+    "rule": {"name", "f", "params", "pre"},
     "windows": {"commit", "reveal", "attempt"},
     "model": {"factory", "options"},
     "lattice": {"bits", "exponent"},
@@ -116,7 +117,9 @@ def _draft(document: Mapping[str, Any]) -> DraftedTask:
             _text(document["name"], "name"),
             layout,
             Cid(""),
-            RuleSpec(rule["name"], rule["f"], tuple(sorted(params.items()))),
+            rule_spec(
+                _text(rule["name"], "rule.name"), rule["f"], params, _texts(rule.get("pre", []), "rule.pre")
+            ),
             Lattice(lattice.get("bits", 16), (exponent,) * len(layout.tensors)),
             _whole(document["rounds"], "rounds"),
             _whole(windows["commit"], "windows.commit"),
@@ -147,6 +150,12 @@ def _table(parent: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _text(value: object, what: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{what} must be text, found {value!r}")
+    return value
+
+
+def _texts(value: object, what: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f"{what} must be a list of texts, found {value!r}")
     return value
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from folkmoot.aggregation.attacks import ATTACKS
+from folkmoot.aggregation.attacks import ATTACKS, Knowledge
 from folkmoot.aggregation.rules import RULES
 from folkmoot.node.datasets import DATASETS
 from folkmoot.node.demo.dashboard import progress
@@ -26,9 +26,13 @@ __all__ = ["demo"]
 @click.option("--peers", type=click.IntRange(4, 64), default=7, show_default=True, help="Member nodes.")
 @click.option("--malicious", type=click.IntRange(0), default=2, show_default=True, help="How many lie.")
 @click.option(
-    "--attack", type=click.Choice(list(ATTACKS)), default="sign-flip", show_default=True, help="How they lie."
+    "--attack",
+    type=click.Choice([name for name, attack in ATTACKS.items() if Knowledge.BLIND in attack.knowledge]),
+    default="sign-flip",
+    show_default=True,
+    help="How they lie.",
 )
-@click.option("--strength", type=float, help="The attack's one number; 10 for sign-flip if left out.")
+@click.option("--strength", type=float, help="The attack's first parameter; 10 for sign-flip if left out.")
 @click.option(
     "--rule", type=click.Choice(list(RULES)), default="trimmed-mean", show_default=True, help="Aggregation."
 )

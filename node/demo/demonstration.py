@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from folkmoot.aggregation import RULES
 from folkmoot.node.demo.collect import accuracy_after, round_reports
 from folkmoot.node.demo.dashboard import Progress
 from folkmoot.node.demo.federation import (
@@ -26,8 +27,8 @@ COMMIT, REVEAL, ATTEMPT = 60, 20, 20
 """Windows of the demonstration's task, seconds; with every member at work no round waits for them."""
 STALLED = 120.0
 """Seconds without the end of a round after which the demonstration gives up."""
-CAP = 1000
-"""Most examples that one member's claim counts for under weighted-mean."""
+PARAMETERS = {"cap": 1000, "tau": 1.0}
+"""For rules that need them: the most examples that one member's claim counts for, and a length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,8 @@ def _task(federation: Federation, data_dir: Path | None) -> str:
     options = "\n".join(
         f"{name} = {json.dumps(value)}" for name, value in _honest_options(federation, 0, data_dir).items()
     )
-    params = f"params = {{ cap = {CAP} }}\n" if federation.rule == "weighted-mean" else ""
+    needed = [p.name for p in RULES[federation.rule].parameters if not p.optional]
+    params = "".join(f"params.{name} = {PARAMETERS[name]}\n" for name in needed)
     return (
         f'name = "{federation.dataset}"\n'
         f"rounds = {federation.rounds}\n\n"

@@ -53,7 +53,8 @@ _KEYS = frozenset(
 APPLIED = "applied"
 TOO_FEW_UPDATES = "too-few-updates"
 MODEL_OVERFLOW = "model-overflow"
-OUTCOMES = (APPLIED, TOO_FEW_UPDATES, MODEL_OVERFLOW)
+SEARCH_TOO_HARD = "search-too-hard"
+OUTCOMES = (APPLIED, TOO_FEW_UPDATES, MODEL_OVERFLOW, SEARCH_TOO_HARD)
 """What the round did to the model; anything but "applied" leaves it as it was."""
 
 

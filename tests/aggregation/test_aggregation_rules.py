@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from folkmoot.aggregation import (
+    BACKENDS,
     RULES,
     Aggregate,
     BackendUnavailable,
@@ -30,8 +31,10 @@ from folkmoot.aggregation import (
     WrongLength,
     WrongMagic,
     aggregate_updates,
+    aggregate_values,
     encode_integers,
     minimum_updates,
+    rule_spec,
 )
 
 LAYOUT = Layout((TensorSpec("w", (2, 2)), TensorSpec("b", (3,)), TensorSpec("s", ())))
@@ -41,8 +44,15 @@ UNITS = [-5] * 4 + [2] * 3 + [-5]
 Rows = list[list[int]]
 
 
-def spec_of(name: str, f: int) -> RuleSpec:
-    return RuleSpec(name, f, (("cap", 7),) if name == "weighted-mean" else ())
+BASIC = ["mean", "weighted-mean", "median", "trimmed-mean", "krum", "multi-krum"]
+"""Rules that this file writes down once more, in fractions."""
+ON_CPU = [name for name in BACKENDS if name != "cuda"]
+PARAMETERS = {"cap": 7, "tau": 3.5}
+
+
+def spec_of(name: str, f: int, pre: tuple[str, ...] = ()) -> RuleSpec:
+    needed = {p.name: PARAMETERS[p.name] for p in RULES[name].parameters if not p.optional}
+    return rule_spec(name, f, needed, pre)
 
 
 def aggregate_of(rows: Rows, spec: RuleSpec, bits: int = 16, **options: object) -> Aggregate:
@@ -87,20 +97,21 @@ def plain_aggregate(rows: Rows, spec: RuleSpec, claimed: list[int]) -> list[Frac
 
 
 @st.composite
-def rounds(draw: st.DrawFn) -> tuple[Rows, RuleSpec, list[int], int]:
+def rounds(draw: st.DrawFn, names: list[str]) -> tuple[Rows, RuleSpec, list[int], int]:
     bits = draw(st.sampled_from([8, 16]))
     largest = 2 ** (bits - 1) - 1
     f = draw(st.integers(0, 2))
-    n = draw(st.integers(2 * f + 3, 9))
+    name = draw(st.sampled_from(names))
+    n = draw(st.integers(4 * f + 3 if name == "bulyan" else 2 * f + 3, 11))
     # Few distinct values make ties; wide ones reach the bounds.
     value = st.integers(-2, 2) | st.integers(-largest, largest) | st.sampled_from([-largest, largest])
     rows = draw(st.lists(st.lists(value, min_size=8, max_size=8), min_size=n, max_size=n))
     claimed = draw(st.lists(st.integers(1, 20), min_size=n, max_size=n))
-    return rows, spec_of(draw(st.sampled_from(sorted(RULES))), f), claimed, bits
+    return rows, spec_of(name, 0 if name == "weighted-trimmed-mean" else f), claimed, bits
 
 
 @settings(deadline=None, max_examples=100)
-@given(rounds(), st.sampled_from(["numpy", "torch"]))
+@given(rounds(BASIC), st.sampled_from(ON_CPU))
 def test_every_rule_equals_its_plain_definition(drawn, backend):
     rows, spec, claimed, bits = drawn
     found = aggregate_of(rows, spec, bits, weights=claimed, backend=backend)
@@ -109,7 +120,7 @@ def test_every_rule_equals_its_plain_definition(drawn, backend):
 
 
 @settings(deadline=None, max_examples=50)
-@given(rounds())
+@given(rounds(sorted(RULES)))
 def test_gram_matrix_and_products_are_the_exact_inner_products(drawn):
     rows, spec, claimed, bits = drawn
     found = aggregate_of(rows, spec, bits, weights=claimed)
@@ -128,7 +139,7 @@ def test_gram_matrix_and_products_are_the_exact_inner_products(drawn):
 
 
 @settings(deadline=None, max_examples=50)
-@given(rounds(), st.randoms(use_true_random=False))
+@given(rounds(BASIC), st.randoms(use_true_random=False))
 def test_the_order_of_updates_changes_nothing_but_the_choice_among_ties(drawn, random):
     rows, spec, claimed, bits = drawn
     order = list(range(len(rows)))
@@ -156,32 +167,41 @@ WIDE = Layout((TensorSpec("w", (300, 30)), TensorSpec("b", (7,)), TensorSpec("v"
 WIDE_LATTICE = Lattice(16, (-12, 3, 3))
 
 
+PREAGGREGATED = [
+    (),
+    ("nnm",),
+    ("arc", "nnm"),
+    ("bucketing:s=2",),
+    ("clipping:tau=900", "bucketing:s=2", "arc"),
+]
+
+
+@pytest.mark.parametrize("pre", PREAGGREGATED, ids="-".join)
 @pytest.mark.parametrize("name", sorted(RULES))
-def test_one_digest_over_threads_chunks_backends_and_files_or_arrays(name, tmp_path):
-    paths = write_updates(tmp_path, 9, WIDE, WIDE_LATTICE, seed=5)
+def test_one_digest_over_threads_chunks_backends_and_files_or_arrays(name, pre, tmp_path):
+    if "bucketing:s=2" in pre and (name == "monna" or any(p.name == "cap" for p in RULES[name].parameters)):
+        pre = tuple(entry for entry in pre if entry != "bucketing:s=2")
+    spec = spec_of(name, 1, pre)
+    paths = write_updates(tmp_path, 14, WIDE, WIDE_LATTICE, seed=5)
     arrays = [np.frombuffer(path.read_bytes()[80:], "<i2") for path in paths]
-    seen = set()
+    seen, values = set(), set()
     for sources, backend, threads, chunk in [
         (paths, "numpy", 1, 65_536),
-        (paths, "numpy", 2, 1_000),
         (paths, "numpy", 5, 313),
-        (paths, "torch", 1, 65_536),
-        (paths, "torch", 2, 777),
         (arrays, "numpy", 2, 4_096),
+        (paths, "torch", 2, 777),
+        (paths, "numba", 1, None),
+        (arrays, "numba", 2, 1_001),
+        (arrays, "numba", 1, 65_536),
     ]:
-        found = aggregate_updates(
-            sources,
-            WIDE,
-            WIDE_LATTICE,
-            spec_of(name, 2),
-            weights=range(1, 10),
-            backend=backend,
-            threads=threads,
-            chunk=chunk,
-        )
+        options = {"weights": range(1, 15), "seed": b"round", "backend": backend, "threads": threads}
+        found = aggregate_updates(sources, WIDE, WIDE_LATTICE, spec, **options, chunk=chunk)
         state = hashlib.sha256(repr((found.gram, found.products, found.square, found.rule_weights)).encode())
         seen.add((found.digest(), state.digest()))
-    assert len(seen) == 1
+        values.add(aggregate_values(sources, WIDE, WIDE_LATTICE, spec, **options, chunk=chunk).tobytes())
+    assert len(seen) == len(values) == 1
+    units = np.repeat([2.0**-12, 2.0**3], [9_000, 5_007])
+    assert values == {(found.numerators / found.denominator * units).astype(np.float32).tobytes()}
 
 
 PROGRAM = """
@@ -190,7 +210,7 @@ from pathlib import Path
 from folkmoot.aggregation import Lattice, Layout, RuleSpec, TensorSpec, aggregate_updates
 layout = Layout((TensorSpec("w", (300, 30)), TensorSpec("b", (7,)), TensorSpec("v", (2, 2500))))
 paths = [Path(sys.argv[1]) / f"update-{i}" for i in range(9)]
-for backend in ("numpy", "torch"):
+for backend in ("numpy", "torch", "numba"):
     for name in ("mean", "median", "trimmed-mean", "krum", "multi-krum"):
         found = aggregate_updates(paths, layout, Lattice(16, (-12, 3, 3)), RuleSpec(name, 2), backend=backend)
         print(name, found.digest().hex(), hash(found.gram))
@@ -218,30 +238,49 @@ def test_one_digest_with_one_and_two_openmp_threads(tmp_path):
             ).stdout.splitlines()
         )
     assert outputs[0] == outputs[1]
-    assert outputs[0][:5] == outputs[0][5:]
+    assert outputs[0][:5] == outputs[0][5:10] == outputs[0][10:]
 
 
-@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("backend", ON_CPU)
 @pytest.mark.parametrize("bits", [8, 16])
-@pytest.mark.parametrize("name", ["mean", "weighted-mean", "median", "trimmed-mean", "multi-krum"])
+@pytest.mark.parametrize("name", sorted(RULES))
 def test_the_largest_values_of_the_most_members_do_not_overflow(name, bits, backend):
     largest, columns, n = 2 ** (bits - 1) - 1, 501, 256
     row = np.full(columns, largest, f"int{bits}")
     row[1::2] = -largest
-    layout = Layout((TensorSpec("w", (columns,)),))
-    params = (("cap", 2**24),) if name == "weighted-mean" else ()
+    layout, lattice = Layout((TensorSpec("w", (columns,)),)), Lattice(bits, (100,))
+    most = {"cap": 2**24, "tau": 10**9}
+    needed = {p.name: most[p.name] for p in RULES[name].parameters if not p.optional}
     found = aggregate_updates(
-        [row] * n,
-        layout,
-        Lattice(bits, (100,)),
-        RuleSpec(name, 0, params),
-        weights=[2**64] * n,
-        backend=backend,
+        [row] * n, layout, lattice, rule_spec(name, 0, needed), weights=[2**64] * n, backend=backend
     )
-    assert (found.numerators == row.astype(np.int64) * found.denominator).all()
+    assert found.denominator <= 2**32
+    assert (abs(found.numerators) <= largest * found.denominator).all()
     assert found.gram.entries[3][200] == columns * largest**2
-    assert found.products[17] == columns * largest**2 * found.denominator
-    assert found.square == columns * largest**2 * found.denominator**2
+    numerators = [int(x) for x in found.numerators]
+    assert found.products[17] == sum(a * int(b) for a, b in zip(numerators, row, strict=True))
+    assert found.square == sum(a * a for a in numerators)
+    if name not in CLIPPED:
+        assert (found.numerators == row.astype(np.int64) * found.denominator).all()
+
+
+CLIPPED = {"centered-clipping"}
+"""A tau of 10^9 shortens vectors of 2^115."""
+
+
+@pytest.mark.parametrize("backend", ON_CPU)
+@pytest.mark.parametrize("name", [name for name in sorted(RULES) if name not in CLIPPED])
+def test_the_largest_mixed_rows_do_not_overflow(name, backend):
+    """Rows of 2^15 times the largest integers, from two pre-aggregators with a denominator over 2^32."""
+    row = np.array([32767, -32767, 1, 0], np.int16)
+    layout, lattice = Layout((TensorSpec("w", (4,)),)), Lattice(16, (0,))
+    pre = () if name == "monna" else ("arc", "clipping:tau=40000", "nnm")
+    found = aggregate_updates(
+        [row] * 256, layout, lattice, spec_of(name, 0, pre), weights=[1] * 256, backend=backend
+    )
+    assert (abs(found.numerators) <= 32767 * found.denominator).all()
+    values = found.numerators / found.denominator
+    np.testing.assert_allclose(values, row * min(1, 40000 / np.sqrt(2 * 32767**2)) if pre else row, atol=1e-4)
 
 
 def test_exponents_as_far_apart_as_the_bounds_still_give_an_exact_gram_matrix():
@@ -274,6 +313,10 @@ def test_a_claim_counts_for_at_most_the_cap():
         ("trimmed-mean", 3, 7),
         ("krum", 3, 9),
         ("multi-krum", 3, 9),
+        ("bulyan", 3, 15),
+        ("meamed", 3, 7),
+        ("caf", 3, 7),
+        ("foolsgold", 3, 1),
     ],
 )
 def test_one_update_below_the_minimum_is_refused(name, f, fewest):
@@ -306,9 +349,19 @@ def test_weights_that_are_missing_too_few_negative_or_all_zero_are_refused(weigh
         lambda: RuleSpec("multi-krum", 0, (("m", 1), ("m", 2))),
         lambda: RuleSpec("weighted-mean", 0),
         lambda: RuleSpec.from_document({"name": "mean", "f": 0}),
-        lambda: RuleSpec.from_document({"name": ["mean"], "f": 0, "params": {}}),
-        lambda: RuleSpec.from_document({"name": "mean", "f": 0, "params": {1: 1}}),
-        lambda: RuleSpec.from_document({"name": "mean", "f": 1.0, "params": {}}),
+        lambda: RuleSpec.from_document({"name": ["mean"], "f": 0, "params": {}, "pre": []}),
+        lambda: RuleSpec.from_document({"name": "mean", "f": 0, "params": {1: 1}, "pre": []}),
+        lambda: RuleSpec.from_document({"name": "mean", "f": 0, "params": {}}),
+        lambda: RuleSpec.from_document({"name": "mean", "f": 0, "params": {}, "pre": ["nnm"]}),
+        lambda: RuleSpec.from_document(
+            {"name": "mean", "f": 0, "params": {}, "pre": [{"name": "x", "params": {}}]}
+        ),
+        lambda: rule_spec("mean", 0, pre=["bucketing"]),
+        lambda: rule_spec("mean", 0, pre=["clipping:tau"]),
+        lambda: rule_spec("centered-clipping", 0, {"tau": 1e-9}),
+        lambda: rule_spec("centered-clipping", 0, {"tau": "nan"}),
+        lambda: rule_spec("weighted-mean", 0, {"cap": 3}, ["bucketing:s=2"]),
+        lambda: RuleSpec.from_document({"name": "mean", "f": 1.0, "params": {}, "pre": []}),
         lambda: RuleSpec.from_document("mean"),
     ],
 )
@@ -322,6 +375,9 @@ def test_a_rule_survives_its_document_and_has_a_canonical_text():
     assert RuleSpec.from_document(spec.to_document()) == spec
     assert spec.canonical() == b"multi-krum f=2 m=5"
     assert spec.digest() == hashlib.sha256(b"multi-krum f=2 m=5").digest()
+    mixed = rule_spec("centered-clipping", 1, {"tau": 1.5}, ["bucketing:s=2", "nnm"])
+    assert RuleSpec.from_document(mixed.to_document()) == mixed
+    assert mixed.canonical() == b"bucketing s=2 | nnm | centered-clipping f=1 tau=1500000"
 
 
 def test_a_bad_source_is_refused_with_its_index(tmp_path):
@@ -337,7 +393,7 @@ def test_a_bad_source_is_refused_with_its_index(tmp_path):
 
 def test_impossible_settings_are_refused():
     rows = [[1] * 8] * 3
-    with pytest.raises(BackendUnavailable, match="known: numpy, torch"):
+    with pytest.raises(BackendUnavailable, match="known: auto, numpy, numba, torch"):
         aggregate_of(rows, RuleSpec("mean", 0), backend="jax")
     for options in ({"chunk": 0}, {"chunk": 65_537}, {"threads": 0}):
         with pytest.raises(BoundExceeded):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from folkmoot.aggregation.attacks import stamp_trigger
 from folkmoot.aggregation.errors import AttackInvalid
+from folkmoot.aggregation.layout import Layout
 from folkmoot.experiments.adversaries import ATTACK_NAMES, create
 from folkmoot.node.torch_trainer import create as create_honest
-from folkmoot.node.trainer import Trainer, TrainerError, load_trainer
+from folkmoot.node.trainer import Trainer, TrainerError, load_trainer, run_fit
 
 HONEST = "folkmoot.node.torch_trainer:create"
 MEMBERS = 7
@@ -65,8 +69,47 @@ def test_every_attack_can_be_named_in_a_nodes_configuration(attack: str) -> None
     target = "folkmoot.experiments.adversaries:create"
     liar = load_trainer(target, {"attack": attack, "trainer": HONEST, "options": options(6)})
     lied = change(liar)
-    assert np.isfinite(lied).all()
+    assert np.isfinite(lied).all() == (attack not in ("infinity", "nan"))
     assert not np.array_equal(lied, change(create_honest(**options(6))))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("attack", ["infinity", "nan"])
+def test_a_liars_own_node_refuses_to_send_what_is_not_finite(attack: str) -> None:
+    liar = create(attack, HONEST, options(5))
+    layout = Layout.of(liar.initial_weights())
+    with pytest.raises(TrainerError):
+        run_fit(liar, layout.flatten(liar.initial_weights()), layout, {"round": 0, "member": 5})
+
+
+def test_min_max_stays_among_the_trainings_that_it_knows() -> None:
+    honest = change(create_honest(**options(5)))  # type: ignore[arg-type]
+    assert 0 < np.linalg.norm(lie("min-max") - honest) < np.linalg.norm(honest)
+
+
+def test_an_optimised_factor_is_tried_on_the_rule_that_is_named() -> None:
+    against_mean, against_median = (
+        change(create("inner-product-optimised", HONEST, options(5), rule=rule))
+        for rule in ("mean", "median")
+    )
+    assert np.linalg.norm(against_mean) > 10 * np.linalg.norm(against_median)
+
+
+def test_a_backdoor_opens_on_its_trigger_and_hides_without_it() -> None:
+    chosen = {**options(5), "epochs": 10}
+    honest = create_honest(**chosen)  # type: ignore[arg-type]
+    images, labels = stamp_trigger(
+        honest.test.features, honest.test.labels, honest.classes, np.random.default_rng(0),
+        fraction=1.0, target=0, value=float(honest.train.features.max()),
+    )  # fmt: skip
+    triggered = replace(honest, test=replace(honest.test, features=images, labels=labels))
+    weights = list(honest.initial_weights().values())
+    open_to_trigger, accurate = [], []
+    for trainer in (honest, create("backdoor", HONEST, chosen)):
+        trained, _, _ = trainer.fit([tensor.copy() for tensor in weights], {"round": 0})
+        open_to_trigger.append(triggered.evaluate(trained, {})[2]["accuracy"])
+        accurate.append(honest.evaluate(trained, {})[2]["accuracy"])
+    assert open_to_trigger[0] < 0.3 < 0.9 < open_to_trigger[1]
+    assert accurate[1] > accurate[0] - 0.1
 
 
 def test_nonsense_is_refused_by_name() -> None:
@@ -76,6 +119,10 @@ def test_nonsense_is_refused_by_name() -> None:
         create("label-flip", HONEST, options(5), strength=10.0)
     with pytest.raises(TrainerError, match="refused the options"):
         create("sign-flip", HONEST, {"dataset": "digits"})
+    with pytest.raises(AttackInvalid, match="cannot see"):
+        create("copy", HONEST, options(5))
+    with pytest.raises(AttackInvalid, match="2 estimates or more"):
+        create("min-max", HONEST, options(5), estimates=1)
 
 
 @pytest.mark.slow

@@ -210,7 +210,9 @@ def test_every_rules_manifest_can_be_read_back(tmp_path: Path, name: str) -> Non
     submissions[1].examples = 2**64 - 1
     submissions[2].examples = 0
     params = tuple((p.name, p.most) for p in RULES[name].parameters if not p.optional)
-    outcome = run(inputs(tmp_path / "in", submissions, RuleSpec(name, 2, params)), tmp_path / "out")
+    # Bulyan of seven updates survives one liar; the one enormous claim outweighs all with the largest cap.
+    f = {"bulyan": 1, "weighted-trimmed-mean": 0}.get(name, 2)
+    outcome = run(inputs(tmp_path / "in", submissions, RuleSpec(name, f, params)), tmp_path / "out")
     assert outcome.manifest.outcome == "applied"
     assert decode_manifest(outcome.manifest_bytes) == outcome.manifest
 
