@@ -54,6 +54,9 @@ class Rows(Protocol):
 class Backend(Protocol):
     """Exact kernels over `Rows` of int8, int16 or, once mixed, int32 up to 2^30 in absolute value."""
 
+    block_bytes: int
+    """How much of the updates a thread should see at a time: what stays in a cache between two kernels."""
+
     def smallest(self, rows: Rows) -> int:
         """The smallest value of all."""
 

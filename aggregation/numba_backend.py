@@ -26,6 +26,8 @@ _Array = npt.NDArray[Any]
 class NumbaBackend:
     """Kernels compiled by Numba; see `Backend` for what each computes."""
 
+    block_bytes = 1 << 22
+
     def smallest(self, rows: Rows) -> int:
         return int(kernels.smallest(rows.addresses, _like(rows), rows.columns))
 

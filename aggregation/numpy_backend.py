@@ -22,6 +22,8 @@ Lines = list[Integers]
 class NumpyBackend:
     """Kernels in NumPy; see `Backend` for what each computes."""
 
+    block_bytes = 1 << 19
+
     def smallest(self, rows: Rows) -> int:
         return int(rows.matrix.min())
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +34,8 @@ from folkmoot.aggregation.sources import MatrixRows, ScatteredRows, UpdateReader
 
 MAX_CHUNK = 1 << 16
 """256 updates of int16 have column sums under 2^23: 2^16 products of them stay under 2^63."""
-BLOCK_BYTES = 1 << 19
-"""What a thread reads at a time unless told: it stays in the second-level cache."""
 
+MAX_THREADS = 256
 _LIMB_BITS = 15
 """Numerators are cut into limbs of [-2^14, 2^14): no larger than the integers of the updates."""
 
@@ -55,8 +55,8 @@ class Passes:
     def __post_init__(self) -> None:
         if self.chunk is not None and not 1 <= self.chunk <= MAX_CHUNK:
             raise BoundExceeded(f"chunk is {self.chunk} columns, expected 1 to {MAX_CHUNK}")
-        if not 1 <= self.threads <= 256:
-            raise BoundExceeded(f"threads is {self.threads}, expected 1 to 256")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise BoundExceeded(f"threads is {self.threads}, expected 1 to {MAX_THREADS}")
 
     def gram(self, reader: UpdateReader) -> Gram:
         """The exact Gram matrix of all updates."""
@@ -133,7 +133,9 @@ class Passes:
 
     def _over_columns(self, reader: UpdateReader, work: _RowWork) -> None:
         size, itemsize = reader.layout.size, reader.lattice.dtype.itemsize
-        chunk = self.chunk or max(256, min(MAX_CHUNK, BLOCK_BYTES // (reader.count * itemsize) // 64 * 64))
+        chunk = self.chunk or max(
+            256, min(MAX_CHUNK, self.backend.block_bytes // (reader.count * itemsize) // 64 * 64)
+        )
         cuts = [size * thread // self.threads for thread in range(self.threads + 1)]
 
         def run(thread: int) -> None:
@@ -151,9 +153,19 @@ class Passes:
         if self.threads == 1:
             run(0)
             return
-        with ThreadPoolExecutor(self.threads, thread_name_prefix="aggregation") as pool:
-            for future in [pool.submit(run, thread) for thread in range(self.threads)]:
-                future.result()
+        futures = [_pool().submit(run, thread) for thread in range(1, self.threads)]
+        try:
+            run(0)
+        finally:
+            wait(futures)
+        for future in futures:
+            future.result()
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    """Threads that wait for columns; starting them anew costs as much as a small aggregation."""
+    return ThreadPoolExecutor(MAX_THREADS - 1, thread_name_prefix="aggregation")
 
 
 def _plan_kernel(backend: Backend, plan: Plan, count: int) -> _Kernel:

@@ -20,6 +20,8 @@ from folkmoot.aggregation.networks import Comparison, Kept, network_for_sum, sor
 class TorchBackend:
     """Kernels in PyTorch; see `Backend` for what each computes."""
 
+    block_bytes = 1 << 20
+
     def __init__(self, device: str) -> None:
         self._device = device
 

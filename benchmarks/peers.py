@@ -1,6 +1,6 @@
-"""ByzFL 0.0.11 and Flower 1.42.0 as libraries of aggregation functions, without what they need for the rest.
+"""ByzFL 0.0.11 and Flower 1.42.0 as libraries of aggregation functions, without all else they need.
 
-`import byzfl` wants torchvision and `import flwr` a dozen services; neither matters to an aggregation rule, so
+`import byzfl` wants torchvision and `import flwr` a dozen services; neither matters to a rule, so
 their own files are executed in place. They need NumPy, PyTorch and SciPy.
 """
 
