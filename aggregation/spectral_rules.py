@@ -6,26 +6,26 @@ same Gram matrix gives the same weights on every processor.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import combinations, islice
+from itertools import combinations
 from math import comb
 
 import numpy as np
 import numpy.typing as npt
 
 from folkmoot.aggregation.case import Case
+from folkmoot.aggregation.eigen import added, largest_eigenpairs, times
 from folkmoot.aggregation.errors import SearchTooHard
 from folkmoot.aggregation.gram import Gram
 from folkmoot.aggregation.plans import FINE, Decision, reduced, selection
 
 Floats = npt.NDArray[np.float64]
 
-CAF_STEPS = 32
-"""Power steps for each direction."""
-SMEA_STEPS = 64
-SMEA_SUBSETS = 1 << 17
-"""Most subsets that SMEA looks at: all of 20 members with f = 7, of 25 with f = 5."""
-_BATCH = 1 << 12
+SMEA_STEPS = 1 << 17
+"""Eigenvalues of 16 x 16 matrices that one search of SMEA may take, larger ones counting k^2 / 256 each."""
+_BETTER = 1.0 - 2.0**-20
+"""An eigenvalue is smaller than another when it is below this part of it."""
+_AT_ONCE = 64
+"""Subsets that are looked at together instead of being searched."""
 
 
 def caf(case: Case) -> Decision:
@@ -33,15 +33,15 @@ def caf(case: Case) -> Decision:
 
     Weights c_i start at 1. While sum c > n - 2f: mu = sum c_i x_i / sum c; the largest eigenvalue of the
     weighted covariance, with direction u; t_i = <x_i - mu, u>^2; c_i <- c_i (1 - t_i / max t). The result is
-    the mu with the smallest eigenvalue. The direction comes from 32 power steps that start at the update
-    farthest from mu; ByzFL takes one step from a random vector. Weights are floored to 2^-32.
+    the mu with the smallest eigenvalue. ByzFL takes u from one power step that starts at a random vector.
+    Weights are floored to 2^-32.
     """
     centred = _centred_products(case.gram)
     weights = np.ones(case.count)
     best, smallest = weights, np.inf
     while _sum(weights) > case.count - 2 * case.f:
-        total = _sum(weights)
-        eigenvalue, squares = _principal(_recentred(centred, weights / total), weights / total)
+        shares = weights / _sum(weights)
+        eigenvalue, squares = _principal(_recentred(centred, shares), shares)
         if eigenvalue < smallest:
             best, smallest = weights, eigenvalue
         peak = float(np.max(np.where(weights > 0.0, squares, 0.0)))
@@ -57,26 +57,78 @@ def caf(case: Case) -> Decision:
 def smea(case: Case) -> Decision:
     """Smallest maximum eigenvalue averaging: the mean of the n - f updates that vary least in any direction.
 
-    Allouah et al. 2023: the subset whose covariance has the smallest largest eigenvalue, of equal ones the
-    first in lexicographic order of indices. The eigenvalue is the Rayleigh quotient after 64 power steps
-    from the member farthest from the subset's mean. All subsets are looked at, at most 131,072: raises
-    SearchTooHard beyond.
+    Allouah et al. 2023: the subset whose covariance has the smallest largest eigenvalue. It begins with the
+    subset that is left when the update farthest out in the direction of most variance goes, f times; another
+    replaces it when its eigenvalue is smaller by 2^-20 of it. Adding an update never makes the scatter of a
+    set smaller, so a set whose scatter exceeds the best is not continued (branch and bound). Raises
+    SearchTooHard when the search takes more than 131,072 steps, as it does with many members that all look
+    alike.
     """
-    count, kept = case.count, case.count - case.f
-    if comb(count, kept) > SMEA_SUBSETS:
-        raise SearchTooHard(
-            f"smea: {count} updates with f = {case.f} have {comb(count, kept)} subsets, of which at most "
-            f"{SMEA_SUBSETS} are searched; use caf, or fewer members"
-        )
-    centred = _centred_products(case.gram)
-    chosen, smallest = tuple(range(kept)), np.inf
-    subsets = combinations(range(count), kept)
-    while batch := list(islice(subsets, _BATCH)):
-        eigenvalues = _largest_eigenvalues(centred, np.array(batch))
-        first = int(np.argmin(eigenvalues))
-        if eigenvalues[first] < smallest:
-            chosen, smallest = batch[first], float(eigenvalues[first])
-    return Decision(selection(chosen, count))
+    search = _SmallestScatter(_centred_products(case.gram), case.count - case.f)
+    return Decision(selection(search.run(), case.count))
+
+
+class _SmallestScatter:
+    """The subset of `kept` members whose scatter matrix has the smallest largest eigenvalue."""
+
+    def __init__(self, products: Floats, kept: int) -> None:
+        self._products, self._kept = products, kept
+        self._steps = 0
+        self._order = self._by_suspicion()
+        self._best = self._order[len(products) - kept :]
+        self._smallest = float(self._eigenvalues([self._best])[0])
+
+    def run(self) -> tuple[int, ...]:
+        """Raises SearchTooHard."""
+        self._search((), 0)
+        return tuple(sorted(self._best))
+
+    def _by_suspicion(self) -> tuple[int, ...]:
+        """First those who leave, farthest out first, then the others by index."""
+        inside, outside = list(range(len(self._products))), list[int]()
+        while len(inside) > self._kept:
+            even = np.full(len(inside), 1.0 / len(inside))
+            _, squares = _principal(_recentred(self._products[np.ix_(inside, inside)], even), even)
+            outside.append(inside.pop(int(np.argmax(squares))))
+        return (*outside, *inside)
+
+    def _search(self, chosen: tuple[int, ...], start: int) -> None:
+        """Look at every subset that continues `chosen` with members from place `start` of the order."""
+        rest, wanted = self._order[start:], self._kept - len(chosen)
+        if comb(len(rest), wanted) <= _AT_ONCE:
+            self._compare([(*chosen, *more) for more in combinations(rest, wanted)])
+            return
+        children = [
+            ((*chosen, self._order[place]), place + 1)
+            for place in range(start, len(self._order) - wanted + 1)
+        ]
+        bounds = self._eigenvalues([subset for subset, _ in children])
+        # From the last on: it leaves out the most suspicious.
+        for (subset, after), bound in reversed(list(zip(children, bounds.tolist(), strict=True))):
+            if bound < self._smallest * _BETTER:
+                self._search(subset, after)
+
+    def _compare(self, subsets: list[tuple[int, ...]]) -> None:
+        for subset, value in zip(subsets, self._eigenvalues(subsets).tolist(), strict=True):
+            if value < self._smallest * _BETTER:
+                self._best, self._smallest = subset, value
+
+    def _eigenvalues(self, subsets: list[tuple[int, ...]]) -> Floats:
+        """The largest eigenvalue of the scatter of each of some equally large subsets."""
+        size = len(subsets[0])
+        self._steps += len(subsets) * max(1, size * size // 256)
+        if self._steps > SMEA_STEPS:
+            count = len(self._products)
+            raise SearchTooHard(
+                f"smea: {count} updates with f = {count - self._kept} look so much alike that the search "
+                f"among {comb(count, self._kept)} subsets was given up after {SMEA_STEPS} steps; use caf, "
+                "or fewer members"
+            )
+        indices = np.array(subsets)
+        matrices = self._products[indices[:, :, None], indices[:, None, :]]
+        means = added(matrices, 2) / size
+        middle = added(means, 1) / size
+        return largest_eigenpairs(matrices - means[:, :, None] - means[:, None, :] + middle[:, None, None])[0]
 
 
 def _centred_products(gram: Gram) -> Floats:
@@ -97,74 +149,24 @@ def _centred_products(gram: Gram) -> Floats:
 
 
 def _sum(values: Floats) -> float:
-    total = 0.0
-    for value in values.tolist():
-        total += value
-    return total
-
-
-def _times(matrix: Floats, vector: Floats) -> Floats:
-    """matrix @ vector, column after column."""
-    total = np.zeros(matrix.shape[0])
-    for column, factor in zip(matrix.T, vector.tolist(), strict=True):
-        if factor:
-            total += column * factor
-    return total
+    return float(added(values, 0))
 
 
 def _recentred(products: Floats, weights: Floats) -> Floats:
     """Products of x_i - mu with mu = sum weights_j x_j, sum weights = 1."""
-    towards = _times(products, weights)
+    towards: Floats = times(products[None], weights[None])[0]
     square = _sum(weights * towards)
-    return products - towards[:, None] - towards[None, :] + square
+    recentred: Floats = products - towards[:, None] - towards[None, :] + square
+    return recentred
 
 
 def _principal(products: Floats, weights: Floats) -> tuple[float, Floats]:
     """The largest eigenvalue of sum_i weights_i y_i y_i^T and <y_i, u>^2 for its direction u."""
-    direction = np.zeros(len(weights))
-    direction[int(np.argmax(np.where(weights > 0.0, np.diagonal(products), -1.0)))] = 1.0
-    eigenvalue = 0.0
-    for _ in range(CAF_STEPS):
-        # u = sum_i a_i y_i; the covariance times u is sum_i weights_i <y_i, u> y_i.
-        onto = _times(products, direction)
-        length = _sum(direction * onto)
-        if length <= 0.0:
-            return 0.0, np.zeros(len(weights))
-        direction = weights * onto
-        eigenvalue = _sum(direction * onto) / length
-        direction = direction / np.sqrt(_sum(direction * direction))
-    onto = _times(products, direction)
-    length = _sum(direction * onto)
-    if length <= 0.0:
+    # u = sum_i a_i y_i with a_i = sqrt(weights_i) z_i and z the vector of sqrt(w_i) <y_i, y_j> sqrt(w_j).
+    roots = np.sqrt(weights)
+    eigenvalues, vectors = largest_eigenpairs((products * roots[:, None] * roots[None, :])[None])
+    eigenvalue = float(eigenvalues[0])
+    if eigenvalue <= 0.0:
         return 0.0, np.zeros(len(weights))
-    return eigenvalue, onto * onto / length
-
-
-def _largest_eigenvalues(products: Floats, subsets: npt.NDArray[np.int64]) -> Floats:
-    """Of each subset the largest eigenvalue of its centred products; subsets (s, k), result (s,)."""
-    count, kept = subsets.shape
-    matrices = products[subsets[:, :, None], subsets[:, None, :]]
-    means = _added(matrices, 2) / kept
-    middle = _added(means, 1) / kept
-    matrices = matrices - means[:, :, None] - means[:, None, :] + middle[:, None, None]
-    vectors = np.zeros((count, kept))
-    diagonals = matrices[:, np.arange(kept), np.arange(kept)]
-    vectors[np.arange(count), diagonals.argmax(axis=1)] = 1.0
-    eigenvalues = np.zeros(count)
-    for _ in range(SMEA_STEPS):
-        images = np.zeros_like(vectors)
-        for column in range(kept):
-            images += matrices[:, :, column] * vectors[:, column, None]
-        eigenvalues = _added(images * vectors, 1)
-        lengths = np.sqrt(_added(images * images, 1))
-        vectors = images / np.where(lengths > 0.0, lengths, 1.0)[:, None]
-    return eigenvalues
-
-
-def _added(values: Floats, axis: int) -> Floats:
-    """The sum along an axis, one slice after the other."""
-    slices: Sequence[Floats] = list(np.moveaxis(values, axis, 0))
-    total = slices[0].copy()
-    for part in slices[1:]:
-        total += part
-    return total
+    onto: Floats = times(products[None], (roots * vectors[0])[None])[0]
+    return eigenvalue, onto * onto / eigenvalue
