@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -28,6 +29,22 @@ BACKENDS = tuple(_MODULES)
 """Names that `backend=` accepts, beside "auto": numba where it is installed, else numpy."""
 
 Integers = npt.NDArray[np.signedinteger[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """The units of a range of columns, run by run: run k ends before column stops[k], of the range."""
+
+    stops: npt.NDArray[np.int64]
+    units: npt.NDArray[np.float64]
+    """Powers of two."""
+
+    def runs(self) -> Iterator[tuple[slice, float]]:
+        """The columns of each run, and their unit."""
+        start = 0
+        for stop, unit in zip(self.stops.tolist(), self.units.tolist(), strict=True):
+            yield slice(start, stop), unit
+            start = stop
 
 
 class Rows(Protocol):
@@ -60,8 +77,11 @@ class Backend(Protocol):
     def smallest(self, rows: Rows) -> int:
         """The smallest value of all."""
 
-    def products(self, rows: Rows) -> npt.NDArray[np.int64]:
-        """Inner products of int8 or int16 rows, (n, n) int64, with c * M^2 < 2^63."""
+    def products(self, rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
+        """Inner products of int8 or int16 rows, (n, n) int64, with c * M^2 < 2^63, and the smallest value."""
+
+    def row_products(self, rows: Rows, pivot: int) -> npt.NDArray[np.int64]:
+        """The diagonal of `products` and its row `pivot`, (2, n)."""
 
     def weighted_sum(self, rows: Rows, weights: Sequence[int]) -> npt.NDArray[np.int64]:
         """sum_i weights[i] * row_i, shape (c,), with sum |weights| <= MAX_TOTAL_WEIGHT."""
@@ -85,9 +105,19 @@ class Backend(Protocol):
         """
 
     def values(
-        self, numerators: npt.NDArray[np.int64], denominator: int, exponent: int, out: npt.NDArray[np.float32]
+        self, numerators: npt.NDArray[np.int64], denominator: int, units: Units, out: npt.NDArray[np.float32]
     ) -> None:
-        """out = float32(float64(numerator) / denominator * 2^exponent), each operation correctly rounded."""
+        """out = float32(float64(numerator) / denominator * unit), each operation correctly rounded."""
+
+    def combination_values(
+        self,
+        rows: Rows,
+        weights: Sequence[int],
+        denominator: int,
+        units: Units,
+        out: npt.NDArray[np.float32],
+    ) -> int:
+        """`values` of `weighted_sum`, and the smallest value, at least of the rows whose weight is not 0."""
 
 
 def exact_columns(magnitude: int) -> int:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from folkmoot.aggregation.errors import ReferenceMissing, WeightsInvalid
 from folkmoot.aggregation.gram import Gram
+
+
+class Looks(Enum):
+    """What a rule looks at beside the values of a column."""
+
+    NOTHING = "nothing"
+    ROW = "norms and the inner products with one update, the pivot"
+    DISTANCES = "the whole Gram matrix"
 
 
 @dataclass(frozen=True, slots=True)

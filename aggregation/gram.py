@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,13 @@ class Gram:
             for own, row in zip(norms, self.entries, strict=True)
         )
 
+    def squared_distances_from(self, index: int) -> tuple[int, ...]:
+        """|x_i - x_index|^2 for every i, in the unit of `entries`."""
+        norms = self.norms
+        return tuple(
+            norm + norms[index] - 2 * entry for norm, entry in zip(norms, self.entries[index], strict=True)
+        )
+
     def first(self, count: int) -> Gram:
         """The products of the first `count` vectors."""
         return Gram(tuple(row[:count] for row in self.entries[:count]), self.exponent, self.denominator)
@@ -57,6 +65,16 @@ class Gram:
         if self.exponent >= 0:
             return numerator, denominator << (2 * self.exponent)
         return numerator << (-2 * self.exponent), denominator
+
+
+def gram_of_row(norms: Sequence[int], row: Sequence[int], pivot: int, exponent: int) -> Gram:
+    """A Gram matrix of which only the diagonal and the row `pivot` are known; the other entries are None."""
+    unknown = cast(int, None)
+    entries = [[unknown] * len(norms) for _ in norms]
+    entries[pivot] = list(row)
+    for index, norm in enumerate(norms):
+        entries[index][index] = norm
+    return Gram(tuple(tuple(line) for line in entries), exponent)
 
 
 _LIMB = 20
@@ -123,6 +141,23 @@ class GramSum:
             self._settled[exponent] = exact if settled is None else settled + exact
         self._columns.pop(exponent, None)
 
+    def bound(self, unit: int) -> int:
+        """No entry of the sum over exponents e of 2^(2 (e - unit)) G_e is larger, 0 when there is none.
+
+        2^63 once a sum has become Python integers.
+        """
+        if self._settled:
+            return 2**63
+        return sum(
+            columns * self._product << 2 * (exponent - unit) for exponent, columns in self._columns.items()
+        )
+
+    def scaled(self, unit: int) -> npt.NDArray[np.int64]:
+        """That sum, while `bound` is below 2^63."""
+        parts = [products << 2 * (exponent - unit) for exponent, products in self._running.items()]
+        total: npt.NDArray[np.int64] = np.sum(parts, axis=0, dtype=np.int64)
+        return total
+
     def totals(self) -> Mapping[int, npt.NDArray[np.object_]]:
         """Exact sums by exponent, as matrices of Python integers."""
         for exponent in list(self._running):
@@ -132,6 +167,10 @@ class GramSum:
 
 def combine(sums: Sequence[GramSum], exponent: int) -> IntegerMatrix:
     """Sum over exponents e of 2^(2 (e - exponent)) G_e, with `exponent` the smallest one."""
+    bound = sum(partial.bound(exponent) for partial in sums)
+    if 0 < bound < 2**63:
+        whole = sum(partial.scaled(exponent) for partial in sums)
+        return tuple(tuple(row) for row in np.asarray(whole).tolist())
     total: npt.NDArray[np.object_] | None = None
     for partial in sums:
         for unit, matrix in partial.totals().items():

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from folkmoot.aggregation import numba_kernels as kernels
-from folkmoot.aggregation.backend import Backend, Rows
+from folkmoot.aggregation import numba_order_kernels as order_kernels
+from folkmoot.aggregation.backend import Backend, Rows, Units
 from folkmoot.aggregation.mixing_terms import MixingTerms
 from folkmoot.aggregation.networks import Comparison, network_for_sum, sorting_network
 
@@ -31,16 +32,17 @@ class NumbaBackend:
     def smallest(self, rows: Rows) -> int:
         return int(kernels.smallest(rows.addresses, _like(rows), rows.columns))
 
-    def products(self, rows: Rows) -> npt.NDArray[np.int64]:
-        count = rows.count
-        padded = -(-count // 4) * 4
+    def products(self, rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
         # At most 1,024 columns of products up to 2^30 are far below 2^53.
-        width = max(64, min(1024, _FLOATS_BYTES // (8 * padded) // 64 * 64))
-        total = np.zeros((padded, padded), np.int64)
-        kernels.products(rows.addresses, _like(rows), rows.columns, width, total)
-        upper: npt.NDArray[np.int64] = np.triu(total[:count, :count])
-        upper += np.triu(upper, 1).T
-        return upper
+        width = max(64, min(1024, _FLOATS_BYTES // (8 * (rows.count + 3)) // 64 * 64))
+        total = np.empty((rows.count, rows.count), np.int64)
+        least = kernels.products(rows.addresses, _like(rows), rows.columns, width, total)
+        return total, int(least)
+
+    def row_products(self, rows: Rows, pivot: int) -> npt.NDArray[np.int64]:
+        total = np.zeros((2, rows.count), np.int64)
+        kernels.row_products(rows.addresses, _like(rows), rows.columns, 1024, pivot, total)
+        return total
 
     def weighted_sum(self, rows: Rows, weights: Sequence[int]) -> npt.NDArray[np.int64]:
         used = [index for index, weight in enumerate(weights) if weight]
@@ -58,7 +60,7 @@ class NumbaBackend:
     def rank_sum(self, rows: Rows, ranks: tuple[int, ...]) -> npt.NDArray[np.int64]:
         sums = _sums_like(rows)
         total: npt.NDArray[np.int64] = np.empty(rows.columns, sums.dtype)
-        kernels.rank_sum(
+        order_kernels.rank_sum(
             rows.addresses, _like(rows), sums, rows.columns,
             _ranking(rows.count, ranks), np.array(ranks), _width(rows, rows.dtype.itemsize), total,
         )  # fmt: skip
@@ -68,7 +70,7 @@ class NumbaBackend:
         # (x + y) * |centre| <= 2 * 2^15 * 2^8 for int16; int32 rows sum in int64.
         sums = _sums_like(rows)
         total: npt.NDArray[np.int64] = np.empty(rows.columns, sums.dtype)
-        kernels.nearest_sum(
+        order_kernels.nearest_sum(
             rows.addresses, _like(rows), sums, rows.columns,
             _sorting(rows.count), kept, np.array(centre), _width(rows, rows.dtype.itemsize), total,
         )  # fmt: skip
@@ -76,7 +78,7 @@ class NumbaBackend:
 
     def weighted_median(self, rows: Rows, weights: Sequence[int]) -> npt.NDArray[np.int64]:
         keys, total = _keys_like(rows), np.empty(rows.columns, np.int64)
-        kernels.weighted_median(
+        order_kernels.weighted_median(
             rows.addresses, _like(rows), keys, rows.columns, _sorting(rows.count),
             np.array(weights, np.int64), sum(weights), _width(rows, keys.dtype.itemsize), total,
         )  # fmt: skip
@@ -84,7 +86,7 @@ class NumbaBackend:
 
     def weighted_trimmed_sum(self, rows: Rows, weights: Sequence[int], trimmed: int) -> npt.NDArray[np.int64]:
         keys, total = _keys_like(rows), np.empty(rows.columns, np.int64)
-        kernels.weighted_trimmed_sum(
+        order_kernels.weighted_trimmed_sum(
             rows.addresses, _like(rows), keys, rows.columns, _sorting(rows.count),
             np.array(weights, np.int64), trimmed, sum(weights) - trimmed,
             _width(rows, keys.dtype.itemsize), total,
@@ -107,9 +109,32 @@ class NumbaBackend:
         return mixed
 
     def values(
-        self, numerators: npt.NDArray[np.int64], denominator: int, exponent: int, out: npt.NDArray[np.float32]
+        self, numerators: npt.NDArray[np.int64], denominator: int, units: Units, out: npt.NDArray[np.float32]
     ) -> None:
-        kernels.values(numerators, float(denominator), 2.0**exponent, out)
+        kernels.values(numerators, 0, float(denominator), units.stops, units.units, out)
+
+    def combination_values(
+        self,
+        rows: Rows,
+        weights: Sequence[int],
+        denominator: int,
+        units: Units,
+        out: npt.NDArray[np.float32],
+    ) -> int:
+        used = [index for index, weight in enumerate(weights) if weight]
+        addresses, divisor = rows.addresses[used], float(denominator)
+        if all(weights[index] == 1 for index in used):
+            least = kernels.selected_values(
+                addresses, _like(rows), _sums_like(rows), rows.columns, _WIDTH,
+                divisor, units.stops, units.units, out,
+            )  # fmt: skip
+        else:
+            factors = np.array([weights[index] for index in used], np.float64)
+            least = kernels.weighted_values(
+                addresses, _like(rows), rows.columns, factors, _WIDTH,
+                divisor, units.stops, units.units, out,
+            )  # fmt: skip
+        return int(least)
 
 
 def _like(rows: Rows) -> _Array:

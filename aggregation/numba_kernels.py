@@ -12,7 +12,7 @@ import numpy as np
 from numba import carray, njit, types
 from numba.extending import intrinsic
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False}
+OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False}
 # Reordered and fused additions change nothing: every partial sum is an integer that float64 holds exactly.
 _EXACT_FLOATS = {"reassoc", "contract", "nsz", "nnan", "ninf"}
 
@@ -28,92 +28,133 @@ def _pointer(typing_context: Any, address: Any, like: Any) -> Any:
 
 
 @njit(inline="always")
-def _row(address, like, start, columns):
+def row_of(address, like, start, columns):
     """The columns [start, start + columns) of a row. An index that begins at 0 lets the loops vectorise."""
     return carray(_pointer(address + np.uint64(start * like.itemsize), like), (columns,))
 
 
-@njit(**_OPTIONS)
+@njit(inline="always")
+def load(rows, like, start, wide, lines):
+    for i in range(rows.shape[0]):
+        row, line = row_of(rows[i], like, start, wide), lines[i]
+        for c in range(wide):
+            line[c] = row[c]
+
+
+@njit(**OPTIONS)
 def smallest(rows, like, columns):
     least = like.dtype.type(0)
     for index in range(rows.shape[0]):
-        row = _row(rows[index], like, 0, columns)
+        row = row_of(rows[index], like, 0, columns)
         for c in range(columns):
             least = min(least, row[c])
     return np.int64(least)
 
 
-@njit(fastmath=_EXACT_FLOATS, **_OPTIONS)
-def products(rows, like, columns, width, total):
-    """Adds the inner products to `total` (m, m), m = n rounded up to 4; the lower triangle stays as it is.
+@njit(inline="always")
+def _add_tile(buffer, i, j, wide, total):
+    """Adds the products of four rows from i on with four from j on."""
+    a0, a1, a2, a3 = buffer[i], buffer[i + 1], buffer[i + 2], buffer[i + 3]
+    b0, b1, b2, b3 = buffer[j], buffer[j + 1], buffer[j + 2], buffer[j + 3]
+    s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = 0.0
+    s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = 0.0
+    for c in range(wide):
+        x0, x1, x2, x3 = a0[c], a1[c], a2[c], a3[c]
+        y0, y1, y2, y3 = b0[c], b1[c], b2[c], b3[c]
+        s00 += x0 * y0
+        s01 += x0 * y1
+        s02 += x0 * y2
+        s03 += x0 * y3
+        s10 += x1 * y0
+        s11 += x1 * y1
+        s12 += x1 * y2
+        s13 += x1 * y3
+        s20 += x2 * y0
+        s21 += x2 * y1
+        s22 += x2 * y2
+        s23 += x2 * y3
+        s30 += x3 * y0
+        s31 += x3 * y1
+        s32 += x3 * y2
+        s33 += x3 * y3
+    t0, t1, t2, t3 = total[i], total[i + 1], total[i + 2], total[i + 3]
+    t0[j] += np.int64(s00)
+    t0[j + 1] += np.int64(s01)
+    t0[j + 2] += np.int64(s02)
+    t0[j + 3] += np.int64(s03)
+    t1[j] += np.int64(s10)
+    t1[j + 1] += np.int64(s11)
+    t1[j + 2] += np.int64(s12)
+    t1[j + 3] += np.int64(s13)
+    t2[j] += np.int64(s20)
+    t2[j + 1] += np.int64(s21)
+    t2[j + 2] += np.int64(s22)
+    t2[j + 3] += np.int64(s23)
+    t3[j] += np.int64(s30)
+    t3[j + 1] += np.int64(s31)
+    t3[j + 2] += np.int64(s32)
+    t3[j + 3] += np.int64(s33)
 
-    Tiles of 4 x 4 float64 sums over `width` columns, with width * M^2 <= 2^53.
+
+@njit(fastmath=_EXACT_FLOATS, **OPTIONS)
+def products(rows, like, columns, width, out):
+    """The inner products, (n, n).
+
+    Tiles of 4 x 4 float64 sums over `width` columns, with width * M^2 <= 2^53. Returns the smallest value.
     """
+    least = like.dtype.type(0)
     count = rows.shape[0]
-    padded = total.shape[0]
+    padded = (count + 3) // 4 * 4
+    total = np.zeros((padded, padded), np.int64)
     buffer = np.zeros((padded, width), np.float64)
     for start in range(0, columns, width):
         wide = min(width, columns - start)
         for i in range(count):
-            row, floats = _row(rows[i], like, start, wide), buffer[i]
+            row, floats = row_of(rows[i], like, start, wide), buffer[i]
             for c in range(wide):
                 floats[c] = row[c]
+                least = min(least, row[c])
         for i in range(0, padded, 4):
-            a0, a1, a2, a3 = buffer[i], buffer[i + 1], buffer[i + 2], buffer[i + 3]
             for j in range(i, padded, 4):
-                b0, b1, b2, b3 = buffer[j], buffer[j + 1], buffer[j + 2], buffer[j + 3]
-                s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = 0.0
-                s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = 0.0
-                for c in range(wide):
-                    x0, x1, x2, x3 = a0[c], a1[c], a2[c], a3[c]
-                    y0, y1, y2, y3 = b0[c], b1[c], b2[c], b3[c]
-                    s00 += x0 * y0
-                    s01 += x0 * y1
-                    s02 += x0 * y2
-                    s03 += x0 * y3
-                    s10 += x1 * y0
-                    s11 += x1 * y1
-                    s12 += x1 * y2
-                    s13 += x1 * y3
-                    s20 += x2 * y0
-                    s21 += x2 * y1
-                    s22 += x2 * y2
-                    s23 += x2 * y3
-                    s30 += x3 * y0
-                    s31 += x3 * y1
-                    s32 += x3 * y2
-                    s33 += x3 * y3
-                t0, t1, t2, t3 = total[i], total[i + 1], total[i + 2], total[i + 3]
-                t0[j] += np.int64(s00)
-                t0[j + 1] += np.int64(s01)
-                t0[j + 2] += np.int64(s02)
-                t0[j + 3] += np.int64(s03)
-                t1[j] += np.int64(s10)
-                t1[j + 1] += np.int64(s11)
-                t1[j + 2] += np.int64(s12)
-                t1[j + 3] += np.int64(s13)
-                t2[j] += np.int64(s20)
-                t2[j + 1] += np.int64(s21)
-                t2[j + 2] += np.int64(s22)
-                t2[j + 3] += np.int64(s23)
-                t3[j] += np.int64(s30)
-                t3[j + 1] += np.int64(s31)
-                t3[j + 2] += np.int64(s32)
-                t3[j + 3] += np.int64(s33)
+                _add_tile(buffer, i, j, wide, total)
+    for i in range(count):
+        for j in range(i, count):
+            out[i, j] = out[j, i] = total[i, j]
+    return np.int64(least)
 
 
-@njit(**_OPTIONS)
+@njit(fastmath=_EXACT_FLOATS, **OPTIONS)
+def row_products(rows, like, columns, width, pivot, total):
+    """Adds <x_i, x_i> to total[0] and <x_i, x_pivot> to total[1], with width * M^2 <= 2^53."""
+    centre = np.empty(width, np.float64)
+    for start in range(0, columns, width):
+        wide = min(width, columns - start)
+        middle = row_of(rows[pivot], like, start, wide)
+        for c in range(wide):
+            centre[c] = middle[c]
+        for i in range(rows.shape[0]):
+            row = row_of(rows[i], like, start, wide)
+            square = product = 0.0
+            for c in range(wide):
+                x = np.float64(row[c])
+                square += x * x
+                product += x * centre[c]
+            total[0, i] += np.int64(square)
+            total[1, i] += np.int64(product)
+
+
+@njit(**OPTIONS)
 def selected_sum(rows, like, columns, out):
     """The plain sum of the rows; n * M < 2^23 for int16, n * 2^30 < 2^38 for int32."""
     for c in range(columns):
         out[c] = 0
     for index in range(rows.shape[0]):
-        row = _row(rows[index], like, 0, columns)
+        row = row_of(rows[index], like, 0, columns)
         for c in range(columns):
             out[c] += row[c]
 
 
-@njit(fastmath=_EXACT_FLOATS, **_OPTIONS)
+@njit(fastmath=_EXACT_FLOATS, **OPTIONS)
 def weighted_sum(rows, like, columns, weights, width, out):
     """sum_i weights[i] * row_i in float64, exact below 2^53, four rows at a time."""
     count = rows.shape[0]
@@ -125,156 +166,20 @@ def weighted_sum(rows, like, columns, weights, width, out):
             sums[c] = 0.0
         whole = count // 4 * 4
         for i in range(0, whole, 4):
-            r0, r1 = _row(rows[i], like, start, wide), _row(rows[i + 1], like, start, wide)
-            r2, r3 = _row(rows[i + 2], like, start, wide), _row(rows[i + 3], like, start, wide)
+            r0, r1 = row_of(rows[i], like, start, wide), row_of(rows[i + 1], like, start, wide)
+            r2, r3 = row_of(rows[i + 2], like, start, wide), row_of(rows[i + 3], like, start, wide)
             w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
             for c in range(wide):
                 sums[c] += w0 * r0[c] + w1 * r1[c] + w2 * r2[c] + w3 * r3[c]
         for i in range(whole, count):
-            row, weight = _row(rows[i], like, start, wide), weights[i]
+            row, weight = row_of(rows[i], like, start, wide), weights[i]
             for c in range(wide):
                 sums[c] += weight * row[c]
         for c in range(wide):
             target[c] = np.int64(sums[c])
 
 
-@njit(inline="always")
-def _load(rows, like, start, wide, lines):
-    for i in range(rows.shape[0]):
-        row, line = _row(rows[i], like, start, wide), lines[i]
-        for c in range(wide):
-            line[c] = row[c]
-
-
-@njit(inline="always")
-def _exchange(lines, comparisons, wide):
-    for k in range(comparisons.shape[0]):
-        low, high = lines[comparisons[k, 0]], lines[comparisons[k, 1]]
-        kept = comparisons[k, 2]
-        if kept == 0:
-            for c in range(wide):
-                x, y = low[c], high[c]
-                low[c] = min(x, y)
-                high[c] = max(x, y)
-        elif kept == 1:
-            for c in range(wide):
-                low[c] = min(low[c], high[c])
-        else:
-            for c in range(wide):
-                high[c] = max(low[c], high[c])
-
-
-@njit(**_OPTIONS)
-def rank_sum(rows, like, sums_like, columns, comparisons, ranks, width, out):
-    lines = np.empty((rows.shape[0], width), like.dtype)
-    sums = np.empty(width, sums_like.dtype)
-    for start in range(0, columns, width):
-        wide = min(width, columns - start)
-        target = out[start : start + wide]
-        _load(rows, like, start, wide, lines)
-        _exchange(lines, comparisons, wide)
-        for c in range(wide):
-            sums[c] = 0
-        for k in range(ranks.shape[0]):
-            line = lines[ranks[k]]
-            for c in range(wide):
-                sums[c] += line[c]
-        for c in range(wide):
-            target[c] = sums[c]
-
-
-@njit(**_OPTIONS)
-def nearest_sum(rows, like, sums_like, columns, comparisons, kept, centre, width, out):
-    """With sorted x and middle = twice the sum over `centre`: x_s gives way to x_(s + kept) where
-    (x_s + x_(s + kept)) * |centre| < middle."""
-    integer = sums_like.dtype.type
-    count = rows.shape[0]
-    lines = np.empty((count, width), like.dtype)
-    sums = np.empty(width, sums_like.dtype)
-    middle = np.empty(width, sums_like.dtype)
-    size = integer(centre.shape[0])
-    for start in range(0, columns, width):
-        wide = min(width, columns - start)
-        target = out[start : start + wide]
-        _load(rows, like, start, wide, lines)
-        _exchange(lines, comparisons, wide)
-        for c in range(wide):
-            sums[c] = 0
-            middle[c] = 0
-        for k in range(centre.shape[0]):
-            line = lines[centre[k]]
-            for c in range(wide):
-                middle[c] += integer(line[c]) + integer(line[c])
-        for k in range(kept):
-            line = lines[k]
-            for c in range(wide):
-                sums[c] += line[c]
-        for k in range(count - kept):
-            low, high = lines[k], lines[k + kept]
-            for c in range(wide):
-                x, y = integer(low[c]), integer(high[c])
-                sums[c] += integer(y - x) if integer(integer(x + y) * size) < middle[c] else integer(0)
-        for c in range(wide):
-            target[c] = sums[c]
-
-
-@njit(inline="always")
-def _load_keys(rows, like, start, wide, keys):
-    """Value * 2^8 + index: in order of value, then of index."""
-    for i in range(rows.shape[0]):
-        row, line = _row(rows[i], like, start, wide), keys[i]
-        for c in range(wide):
-            line[c] = keys.dtype.type(row[c]) * keys.dtype.type(256) + keys.dtype.type(i)
-
-
-@njit(**_OPTIONS)
-def weighted_median(rows, like, keys_like, columns, comparisons, weights, whole, width, out):
-    count = rows.shape[0]
-    keys = np.empty((count, width), keys_like.dtype)
-    below = np.empty(width, np.int64)
-    for start in range(0, columns, width):
-        wide = min(width, columns - start)
-        target = out[start : start + wide]
-        _load_keys(rows, like, start, wide, keys)
-        _exchange(keys, comparisons, wide)
-        for c in range(wide):
-            target[c] = 0
-            below[c] = 0
-        for k in range(count):
-            line = keys[k]
-            for c in range(wide):
-                before = 2 * below[c]
-                below[c] += weights[line[c] & 255]
-                after = 2 * below[c]
-                value = np.int64(line[c] >> 8)
-                lower = before < whole and after >= whole
-                upper = before <= whole and after > whole
-                target[c] += value * (np.int64(lower) + np.int64(upper))
-
-
-@njit(**_OPTIONS)
-def weighted_trimmed_sum(rows, like, keys_like, columns, comparisons, weights, low, high, width, out):
-    count = rows.shape[0]
-    keys = np.empty((count, width), keys_like.dtype)
-    below = np.empty(width, np.int64)
-    for start in range(0, columns, width):
-        wide = min(width, columns - start)
-        target = out[start : start + wide]
-        _load_keys(rows, like, start, wide, keys)
-        _exchange(keys, comparisons, wide)
-        for c in range(wide):
-            target[c] = 0
-            below[c] = 0
-        for k in range(count):
-            line = keys[k]
-            for c in range(wide):
-                before = min(max(below[c], low), high)
-                below[c] += weights[line[c] & 255]
-                after = min(max(below[c], low), high)
-                target[c] += (after - before) * np.int64(line[c] >> 8)
-
-
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def mix(rows, like, sums_like, columns, base, starts, indices, factors, shift, width, out):
     """Rows of a mixing. Sums wrap around in the type of `sums_like`, which holds every final one."""
     integer = sums_like.dtype.type
@@ -286,7 +191,7 @@ def mix(rows, like, sums_like, columns, base, starts, indices, factors, shift, w
         for c in range(wide):
             everything[c] = 0
         for i in range(rows.shape[0]):
-            row = _row(rows[i], like, start, wide)
+            row = row_of(rows[i], like, start, wide)
             for c in range(wide):
                 everything[c] += integer(row[c])
         for j in range(base.shape[0]):
@@ -294,7 +199,7 @@ def mix(rows, like, sums_like, columns, base, starts, indices, factors, shift, w
             for c in range(wide):
                 sums[c] = integer(everything[c] * factor)
             for k in range(starts[j], starts[j + 1]):
-                row, factor = _row(rows[indices[k]], like, start, wide), integer(factors[k])
+                row, factor = row_of(rows[indices[k]], like, start, wide), integer(factors[k])
                 if factor == -1:
                     for c in range(wide):
                         sums[c] -= integer(row[c])
@@ -310,7 +215,7 @@ def mix(rows, like, sums_like, columns, base, starts, indices, factors, shift, w
                     target[c] = np.int32((sums[c] + half) >> shift)
 
 
-@njit(fastmath=_EXACT_FLOATS, **_OPTIONS)
+@njit(fastmath=_EXACT_FLOATS, **OPTIONS)
 def mix_densely(rows, like, columns, matrix, shift, width, out):
     """Rows of a mixing with few equal weights, in float64: every sum is at most 2^47. Tiles of 4 x 4."""
     count, mixed = rows.shape[0], matrix.shape[0]
@@ -324,7 +229,7 @@ def mix_densely(rows, like, columns, matrix, shift, width, out):
     half = np.int64((1 << shift) >> 1)
     for start in range(0, columns, width):
         wide = min(width, columns - start)
-        _load(rows, like, start, wide, floats)
+        load(rows, like, start, wide, floats)
         for j in range(0, mixed, 4):
             s0, s1, s2, s3 = sums[0], sums[1], sums[2], sums[3]
             for c in range(wide):
@@ -351,8 +256,72 @@ def mix_densely(rows, like, columns, matrix, shift, width, out):
                     target[c] = np.int32((np.int64(line[c]) + half) >> shift)
 
 
-@njit(**_OPTIONS)
-def values(numerators, denominator, scale, out):
-    """Two IEEE 754 operations and one rounding a value; no fast-math here."""
-    for c in range(numerators.shape[0]):
-        out[c] = np.float32(np.float64(numerators[c]) / denominator * scale)
+@njit(**OPTIONS)
+def values(numerators, start, denominator, stops, units, out):
+    """Two IEEE 754 operations and one rounding a value; no fast-math here.
+
+    `numerators` and `out` begin at column `start` of the range that `stops` counts.
+    """
+    first = start
+    for k in range(stops.shape[0]):
+        last = min(stops[k], start + numerators.shape[0])
+        if last > first:
+            part, target, unit = numerators[first - start : last - start], out[first:last], units[k]
+            for c in range(part.shape[0]):
+                target[c] = np.float32(np.float64(part[c]) / denominator * unit)
+            first = last
+
+
+@njit(**OPTIONS)
+def selected_values(rows, like, sums_like, columns, width, denominator, stops, units, out):
+    """`values` of the plain sum of the rows; returns their smallest value."""
+    sums = np.empty(width, sums_like.dtype)
+    least = like.dtype.type(0)
+    count = rows.shape[0]
+    whole = count // 4 * 4
+    for start in range(0, columns, width):
+        wide = min(width, columns - start)
+        for c in range(wide):
+            sums[c] = 0
+        for i in range(0, whole, 4):
+            r0, r1 = row_of(rows[i], like, start, wide), row_of(rows[i + 1], like, start, wide)
+            r2, r3 = row_of(rows[i + 2], like, start, wide), row_of(rows[i + 3], like, start, wide)
+            for c in range(wide):
+                p, q, r, s = r0[c], r1[c], r2[c], r3[c]
+                sums[c] += p + q + r + s
+                least = min(least, min(min(p, q), min(r, s)))
+        for i in range(whole, count):
+            row = row_of(rows[i], like, start, wide)
+            for c in range(wide):
+                sums[c] += row[c]
+                least = min(least, row[c])
+        values(sums[:wide], start, denominator, stops, units, out)
+    return np.int64(least)
+
+
+@njit(fastmath=_EXACT_FLOATS, **OPTIONS)
+def weighted_values(rows, like, columns, weights, width, denominator, stops, units, out):
+    """`values` of the weighted sum, exact below 2^53; returns the smallest value of the rows."""
+    count = rows.shape[0]
+    sums = np.empty(width, np.float64)
+    least = like.dtype.type(0)
+    whole = count // 4 * 4
+    for start in range(0, columns, width):
+        wide = min(width, columns - start)
+        for c in range(wide):
+            sums[c] = 0.0
+        for i in range(0, whole, 4):
+            r0, r1 = row_of(rows[i], like, start, wide), row_of(rows[i + 1], like, start, wide)
+            r2, r3 = row_of(rows[i + 2], like, start, wide), row_of(rows[i + 3], like, start, wide)
+            w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+            for c in range(wide):
+                p, q, r, s = r0[c], r1[c], r2[c], r3[c]
+                sums[c] += w0 * p + w1 * q + w2 * r + w3 * s
+                least = min(least, min(min(p, q), min(r, s)))
+        for i in range(whole, count):
+            row, weight = row_of(rows[i], like, start, wide), weights[i]
+            for c in range(wide):
+                sums[c] += weight * row[c]
+                least = min(least, row[c])
+        values(sums[:wide], start, denominator, stops, units, out)
+    return np.int64(least)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from folkmoot.aggregation.backend import Backend, Integers, Rows, exact_columns
+from folkmoot.aggregation.backend import Backend, Integers, Rows, Units, exact_columns
 from folkmoot.aggregation.mixing_terms import MixingTerms
 from folkmoot.aggregation.networks import Comparison, Kept, network_for_sum, sorting_network
 
@@ -27,7 +27,7 @@ class NumpyBackend:
     def smallest(self, rows: Rows) -> int:
         return int(rows.matrix.min())
 
-    def products(self, rows: Rows) -> npt.NDArray[np.int64]:
+    def products(self, rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
         block, count, columns = rows.matrix, rows.count, rows.columns
         exact = exact_columns(1 << (8 * block.itemsize - 1))
         if block.itemsize == 1:
@@ -47,7 +47,7 @@ class NumpyBackend:
             used = len(starts)
             np.matmul(floats[:used], floats[:used].transpose(0, 2, 1), out=partial[:used])
             total += partial[:used].sum(axis=0).astype(np.int64)
-        return total
+        return total, int(block.min())
 
     def weighted_sum(self, rows: Rows, weights: Sequence[int]) -> npt.NDArray[np.int64]:
         total = np.zeros(rows.columns, np.int64)
@@ -100,13 +100,29 @@ class NumpyBackend:
             target[:] = (row + (1 << terms.shift >> 1)) >> terms.shift
         return mixed
 
+    def row_products(self, rows: Rows, pivot: int) -> npt.NDArray[np.int64]:
+        block = rows.matrix.astype(np.int64)
+        return np.stack([(block * block).sum(axis=1), (block * block[pivot]).sum(axis=1)])
+
     def values(
-        self, numerators: npt.NDArray[np.int64], denominator: int, exponent: int, out: npt.NDArray[np.float32]
+        self, numerators: npt.NDArray[np.int64], denominator: int, units: Units, out: npt.NDArray[np.float32]
     ) -> None:
         quotients = numerators.astype(np.float64)
         quotients /= denominator
-        quotients *= 2.0**exponent
+        for columns, unit in units.runs():
+            quotients[columns] *= unit
         out[:] = quotients
+
+    def combination_values(
+        self,
+        rows: Rows,
+        weights: Sequence[int],
+        denominator: int,
+        units: Units,
+        out: npt.NDArray[np.float32],
+    ) -> int:
+        self.values(self.weighted_sum(rows, weights), denominator, units, out)
+        return self.smallest(rows)
 
 
 def _exchanged(rows: Rows, comparisons: Iterable[Comparison]) -> Lines:

@@ -14,9 +14,9 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from folkmoot.aggregation.backend import Backend, Rows
+from folkmoot.aggregation.backend import Backend, Rows, Units
 from folkmoot.aggregation.errors import BoundExceeded
-from folkmoot.aggregation.gram import Gram, GramSum, IntegerMatrix, combine
+from folkmoot.aggregation.gram import Gram, GramSum, IntegerMatrix, combine, gram_of_row
 from folkmoot.aggregation.lattice import LatticeIntegers
 from folkmoot.aggregation.mixing_terms import mixing_terms
 from folkmoot.aggregation.networks import are_ranks
@@ -36,11 +36,15 @@ MAX_CHUNK = 1 << 16
 """256 updates of int16 have column sums under 2^23: 2^16 products of them stay under 2^63."""
 
 MAX_THREADS = 256
+_LEAST_EFFORT = 1 << 22
+"""Operations that are worth waking a thread for."""
+_SORTING_EFFORT = 16
 _LIMB_BITS = 15
 """Numerators are cut into limbs of [-2^14, 2^14): no larger than the integers of the updates."""
 
 _RowWork = Callable[[int, Rows, int, int], None]
 """Called with thread, rows (n, stop - start), start, stop."""
+_ProductsKernel = Callable[[Rows], tuple[npt.NDArray[np.int64], int]]
 _Kernel = Callable[[Rows], npt.NDArray[np.int64]]
 
 
@@ -60,13 +64,29 @@ class Passes:
 
     def gram(self, reader: UpdateReader) -> Gram:
         """The exact Gram matrix of all updates."""
-        products = _Products(self, reader)
+        products = _Products(self, reader, self.backend.products)
 
         def work(thread: int, rows: Rows, start: int, stop: int) -> None:
-            products.add(thread, rows, start, stop)
+            reader.require_allowed(rows, start, products.add(thread, rows, start, stop))
 
-        self._over_columns(reader, work)
+        self._over_columns(reader, work, reader.count)
         return Gram(products.total(), products.unit)
+
+    def gram_of_row(self, reader: UpdateReader, pivot: int) -> Gram:
+        """The norms and the row `pivot` of the Gram matrix; the other entries are None."""
+        pivot = pivot if pivot < reader.count else 0
+
+        def row_products(rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
+            return self.backend.row_products(rows, pivot), self.backend.smallest(rows)
+
+        products = _Products(self, reader, row_products)
+
+        def work(thread: int, rows: Rows, start: int, stop: int) -> None:
+            reader.require_allowed(rows, start, products.add(thread, rows, start, stop))
+
+        self._over_columns(reader, work, 2)
+        norms, row = products.total()
+        return gram_of_row(norms, row, pivot, products.unit)
 
     def gram_and_sum(self, reader: UpdateReader, decision: Decision) -> tuple[Gram, npt.NDArray[np.int64]]:
         """One reading of the columns for the Gram matrix and the numerators of a decision, shape (size,).
@@ -79,14 +99,15 @@ class Passes:
         limbs = 0
         if not isinstance(decision.plan, Combination):
             limbs = _limbs_of(reader.lattice.largest * decision.denominator)
-        products = _Products(self, reader)
+        products = _Products(self, reader, self.backend.products)
 
         def work(thread: int, rows: Rows, start: int, stop: int) -> None:
+            reader.require_allowed(rows, start, self.backend.smallest(rows))
             found = kernel(rows)
             numerators[start:stop] = found
             products.add(thread, _with_limbs(rows, found, limbs) if limbs else rows, start, stop)
 
-        self._over_columns(reader, work)
+        self._over_columns(reader, work, reader.count)
         return Gram(_joined(products.total(), reader.count, limbs), products.unit), numerators
 
     def sum(self, reader: UpdateReader, decision: Decision) -> npt.NDArray[np.int64]:
@@ -95,28 +116,40 @@ class Passes:
         kernel = self._kernel(decision, reader)
 
         def work(thread: int, rows: Rows, start: int, stop: int) -> None:
+            reader.require_allowed(rows, start, self.backend.smallest(rows))
             numerators[start:stop] = kernel(rows)
 
-        self._over_columns(reader, work)
+        self._over_columns(reader, work, _SORTING_EFFORT)
         return numerators
 
-    def values(self, reader: UpdateReader, decision: Decision) -> npt.NDArray[np.float32]:
-        """The numerators of a decision over its denominator in the model's unit, float32 (size,)."""
+    def values(
+        self, reader: UpdateReader, decision: Decision, *, seen: bool = False
+    ) -> npt.NDArray[np.float32]:
+        """The numerators of a decision over its denominator in the model's unit, float32 (size,).
+
+        seen: whether every value was checked in a pass before this one.
+        """
         result = np.empty(reader.layout.size, np.float32)
         kernel = self._kernel(decision, reader)
-        runs = _Runs(reader)
+        runs, plan, backend = _Runs(reader), decision.plan, self.backend
+        if isinstance(plan, Combination):
+            all_used, effort = seen or all(plan.weights), 1
 
-        def work(thread: int, rows: Rows, start: int, stop: int) -> None:
-            numerators = kernel(rows)
-            for first, last, exponent in runs.between(start, stop):
-                self.backend.values(
-                    numerators[first - start : last - start],
-                    decision.denominator,
-                    exponent,
-                    result[first:last],
-                )
+            def work(thread: int, rows: Rows, start: int, stop: int) -> None:
+                if not all_used:
+                    reader.require_allowed(rows, start, backend.smallest(rows))
+                units, target = runs.units(start, stop), result[start:stop]
+                least = backend.combination_values(rows, plan.weights, plan.denominator, units, target)
+                reader.require_allowed(rows, start, least)
+        else:
+            effort = _SORTING_EFFORT
 
-        self._over_columns(reader, work)
+            def work(thread: int, rows: Rows, start: int, stop: int) -> None:
+                reader.require_allowed(rows, start, backend.smallest(rows))
+                units, target = runs.units(start, stop), result[start:stop]
+                backend.values(kernel(rows), decision.denominator, units, target)
+
+        self._over_columns(reader, work, effort)
         return result
 
     def _kernel(self, decision: Decision, reader: UpdateReader) -> _Kernel:
@@ -131,12 +164,14 @@ class Passes:
         terms = mixing_terms(mixing)
         return lambda rows: inner(MatrixRows(backend.mix(rows, terms)))
 
-    def _over_columns(self, reader: UpdateReader, work: _RowWork) -> None:
+    def _over_columns(self, reader: UpdateReader, work: _RowWork, effort: int) -> None:
+        """Do the work for every block of columns; `effort` in operations for each integer that is read."""
         size, itemsize = reader.layout.size, reader.lattice.dtype.itemsize
+        threads = max(1, min(self.threads, size * reader.count * effort // _LEAST_EFFORT))
         chunk = self.chunk or max(
             256, min(MAX_CHUNK, self.backend.block_bytes // (reader.count * itemsize) // 64 * 64)
         )
-        cuts = [size * thread // self.threads for thread in range(self.threads + 1)]
+        cuts = [size * thread // threads for thread in range(threads + 1)]
 
         def run(thread: int) -> None:
             width = min(chunk, max(1, cuts[thread + 1] - cuts[thread]))
@@ -145,15 +180,12 @@ class Passes:
                 scratch = np.empty((reader.count, width), reader.lattice.dtype)
             for start in range(cuts[thread], cuts[thread + 1], width):
                 stop = min(start + width, cuts[thread + 1])
-                rows = reader.rows(start, stop, scratch)
-                if self.backend.smallest(rows) < -reader.lattice.largest:
-                    reader.refuse(rows, start)
-                work(thread, rows, start, stop)
+                work(thread, reader.rows(start, stop, scratch), start, stop)
 
-        if self.threads == 1:
+        if threads == 1:
             run(0)
             return
-        futures = [_pool().submit(run, thread) for thread in range(1, self.threads)]
+        futures = [_pool().submit(run, thread) for thread in range(1, threads)]
         try:
             run(0)
         finally:
@@ -244,6 +276,12 @@ class _Runs:
         self._runs = list(_exponent_runs(reader))
         self._starts = [start for start, _, _ in self._runs]
 
+    def units(self, start: int, stop: int) -> Units:
+        """The units of the columns [start, stop)."""
+        runs = list(self.between(start, stop))
+        stops = np.array([last - start for _, last, _ in runs], np.int64)
+        return Units(stops, np.array([2.0**exponent for _, _, exponent in runs]))
+
     def between(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(first, last, exponent) of the parts of [start, stop)."""
         for first, last, exponent in self._runs[bisect_right(self._starts, start) - 1 :]:
@@ -255,19 +293,23 @@ class _Runs:
 class _Products:
     """The Gram matrix under construction: one exact sum for each thread, so that no two threads share one."""
 
-    def __init__(self, passes: Passes, reader: UpdateReader) -> None:
-        self._backend = passes.backend
+    def __init__(self, passes: Passes, reader: UpdateReader, products: _ProductsKernel) -> None:
+        self._products = products
         # Limbs reach 2^14, more than an int8 update does.
         magnitude = max(reader.lattice.largest, 1 << (_LIMB_BITS - 1))
         self._sums = [GramSum(magnitude) for _ in range(passes.threads)]
         self._runs = _Runs(reader)
         self.unit = min(reader.lattice.exponents)
 
-    def add(self, thread: int, rows: Rows, start: int, stop: int) -> None:
-        """Add the columns [start, stop), run by run of equal exponents."""
+    def add(self, thread: int, rows: Rows, start: int, stop: int) -> int:
+        """Add the columns [start, stop), run by run of equal exponents; returns the smallest value."""
+        smallest = 0
         for first, last, exponent in self._runs.between(start, stop):
             part = rows if (first, last) == (start, stop) else _columns(rows, first - start, last - start)
-            self._sums[thread].add(exponent, self._backend.products(part), last - first)
+            products, least = self._products(part)
+            self._sums[thread].add(exponent, products, last - first)
+            smallest = min(smallest, least)
+        return smallest
 
     def total(self) -> IntegerMatrix:
         return combine(self._sums, self.unit)

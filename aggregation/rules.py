@@ -14,7 +14,7 @@ from folkmoot.aggregation import (
     selection_rules,
     spectral_rules,
 )
-from folkmoot.aggregation.case import Case
+from folkmoot.aggregation.case import Case, Looks
 from folkmoot.aggregation.errors import RuleInvalid, TooFewUpdates
 from folkmoot.aggregation.gram import Gram
 from folkmoot.aggregation.plans import MAX_TOTAL_WEIGHT, MAX_UPDATES, Decision, Mixing
@@ -48,8 +48,7 @@ class RuleParameter:
 class Rule:
     """A rule: from a `Case` it decides what to take of the columns.
 
-    It needs slope * f + offset updates or more. `looks_at_distances` says whether the case has to hold a Gram
-    matrix.
+    It needs slope * f + offset updates or more. `looks_at` says what the case has to hold of the Gram matrix.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Rule:
     slope: int
     offset: int
     parameters: tuple[RuleParameter, ...] = ()
-    looks_at_distances: bool = True
+    looks_at: Looks = Looks.DISTANCES
 
     @property
     def documentation(self) -> str:
@@ -93,15 +92,17 @@ _PIVOT = RuleParameter("pivot", 0, MAX_UPDATES - 1, True, "index of the trusted 
 _SIZE = RuleParameter("s", 1, MAX_UPDATES, False, "updates in a bucket")
 
 _ALL: tuple[Rule, ...] = (
-    Rule("mean", coordinate_rules.mean, 0, 1, (), False),
-    Rule("weighted-mean", coordinate_rules.weighted_mean, 0, 1, (_CAP,), False),
-    Rule("clipped-weighted-mean", averaging_rules.clipped_weighted_mean, 0, 1, (_CAP, _OPTIONAL_TAU)),
-    Rule("median", coordinate_rules.median, 2, 1, (), False),
-    Rule("weighted-median", coordinate_rules.weighted_median, 2, 1, (_CAP,), False),
-    Rule("trimmed-mean", coordinate_rules.trimmed_mean, 2, 1, (), False),
-    Rule("weighted-trimmed-mean", coordinate_rules.weighted_trimmed_mean, 2, 1, (_CAP,), False),
-    Rule("meamed", coordinate_rules.meamed, 2, 1, (), False),
-    Rule("phocas", coordinate_rules.phocas, 2, 1, (), False),
+    Rule("mean", coordinate_rules.mean, 0, 1, (), Looks.NOTHING),
+    Rule("weighted-mean", coordinate_rules.weighted_mean, 0, 1, (_CAP,), Looks.NOTHING),
+    Rule(
+        "clipped-weighted-mean", averaging_rules.clipped_weighted_mean, 0, 1, (_CAP, _OPTIONAL_TAU), Looks.ROW
+    ),
+    Rule("median", coordinate_rules.median, 2, 1, (), Looks.NOTHING),
+    Rule("weighted-median", coordinate_rules.weighted_median, 2, 1, (_CAP,), Looks.NOTHING),
+    Rule("trimmed-mean", coordinate_rules.trimmed_mean, 2, 1, (), Looks.NOTHING),
+    Rule("weighted-trimmed-mean", coordinate_rules.weighted_trimmed_mean, 2, 1, (_CAP,), Looks.NOTHING),
+    Rule("meamed", coordinate_rules.meamed, 2, 1, (), Looks.NOTHING),
+    Rule("phocas", coordinate_rules.phocas, 2, 1, (), Looks.NOTHING),
     Rule("krum", selection_rules.krum, 2, 3, (_EXCLUDED, _POWER)),
     Rule("multi-krum", selection_rules.multi_krum, 2, 3, (_OPTIONAL_CAP, _EXCLUDED, _M, _POWER)),
     Rule("bulyan", selection_rules.bulyan, 4, 3),
@@ -116,7 +117,7 @@ _ALL: tuple[Rule, ...] = (
     ),
     Rule("mda", selection_rules.mda, 2, 1),
     Rule("smea", spectral_rules.smea, 2, 1),
-    Rule("monna", selection_rules.monna, 2, 1, (_PIVOT,)),
+    Rule("monna", selection_rules.monna, 2, 1, (_PIVOT,), Looks.ROW),
     Rule("caf", spectral_rules.caf, 2, 1),
     Rule("foolsgold", averaging_rules.foolsgold, 0, 1),
 )

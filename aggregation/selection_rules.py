@@ -98,7 +98,7 @@ def monna(case: Case) -> Decision:
     pivot = case.parameters["pivot"]
     if pivot >= case.count:
         raise WeightsInvalid(f"monna: pivot is {pivot}, but there are only {case.count} updates")
-    row = case.gram.squared_distances()[pivot]
+    row = case.gram.squared_distances_from(pivot)
     return Decision(selection(nearest(row, case.count - case.f), case.count))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from folkmoot.aggregation.backend import Integers
+from folkmoot.aggregation.backend import Integers, Rows
 from folkmoot.aggregation.errors import BoundExceeded, UpdateError, WrongLength
 from folkmoot.aggregation.lattice import Lattice, LatticeIntegers
 from folkmoot.aggregation.layout import Layout
@@ -123,8 +123,13 @@ class UpdateReader:
                 raise type(error)(f"update {index}: {error}") from None
         return MatrixRows(block)
 
-    def refuse(self, rows: MatrixRows | ScatteredRows, start: int) -> None:
-        """Raise ForbiddenValue for the first update with a forbidden value among these columns, if any."""
+    def require_allowed(self, rows: Rows, start: int, least: int) -> None:
+        """Raise ForbiddenValue for the first update with a forbidden value among these columns, if any.
+
+        least: the smallest value among them.
+        """
+        if least >= -self.lattice.largest:
+            return
         for index, row in enumerate(rows.matrix):
             try:
                 require_allowed(row, start, self.layout, self.lattice)

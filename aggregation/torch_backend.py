@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from folkmoot.aggregation.backend import Backend, Rows, exact_columns
+from folkmoot.aggregation.backend import Backend, Rows, Units, exact_columns
 from folkmoot.aggregation.errors import BackendUnavailable
 from folkmoot.aggregation.mixing_terms import MixingTerms
 from folkmoot.aggregation.networks import Comparison, Kept, network_for_sum, sorting_network
@@ -28,14 +28,14 @@ class TorchBackend:
     def smallest(self, rows: Rows) -> int:
         return int(rows.matrix.min())
 
-    def products(self, rows: Rows) -> npt.NDArray[np.int64]:
+    def products(self, rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
         block = self._tensor(rows)
         step = exact_columns(1 << (14 if block.element_size() == 1 else 15))
         total = torch.zeros((rows.count, rows.count), dtype=torch.int64, device=self._device)
         for start in range(0, rows.columns, step):
             part = block[:, start : start + step].to(torch.float64)
             total += (part @ part.T).to(torch.int64)
-        return _array(total)
+        return _array(total), int(block.min())
 
     def weighted_sum(self, rows: Rows, weights: Sequence[int]) -> npt.NDArray[np.int64]:
         total = self._zeros(rows)
@@ -82,12 +82,28 @@ class TorchBackend:
         array: npt.NDArray[np.int32] = mixed.cpu().numpy()
         return array
 
+    def row_products(self, rows: Rows, pivot: int) -> npt.NDArray[np.int64]:
+        block = self._tensor(rows).to(torch.int64)
+        return _array(torch.stack([(block * block).sum(dim=1), (block * block[pivot]).sum(dim=1)]))
+
     def values(
-        self, numerators: npt.NDArray[np.int64], denominator: int, exponent: int, out: npt.NDArray[np.float32]
+        self, numerators: npt.NDArray[np.int64], denominator: int, units: Units, out: npt.NDArray[np.float32]
     ) -> None:
-        quotients = torch.from_numpy(numerators).to(self._device).to(torch.float64)
-        quotients = quotients / float(denominator) * 2.0**exponent
+        quotients = torch.from_numpy(numerators).to(self._device).to(torch.float64) / float(denominator)
+        for columns, unit in units.runs():
+            quotients[columns] *= unit
         out[:] = quotients.to(torch.float32).cpu().numpy()
+
+    def combination_values(
+        self,
+        rows: Rows,
+        weights: Sequence[int],
+        denominator: int,
+        units: Units,
+        out: npt.NDArray[np.float32],
+    ) -> int:
+        self.values(self.weighted_sum(rows, weights), denominator, units, out)
+        return self.smallest(rows)
 
     def _tensor(self, rows: Rows) -> torch.Tensor:
         matrix = rows.matrix
