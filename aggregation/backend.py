@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -74,6 +75,9 @@ class Backend(Protocol):
     block_bytes: int
     """How much of the updates a thread should see at a time: what stays in a cache between two kernels."""
 
+    combines_any_width: bool
+    """Whether `combination_values` needs no memory for the columns that it sees at a time."""
+
     def smallest(self, rows: Rows) -> int:
         """The smallest value of all."""
 
@@ -131,6 +135,7 @@ def exact_columns(magnitude: int) -> int:
     return columns
 
 
+@cache
 def chosen_backend(name: str) -> str:
     """The name of a backend, with "auto" replaced by numba where it is installed, else numpy."""
     if name != "auto":

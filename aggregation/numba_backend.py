@@ -28,6 +28,7 @@ class NumbaBackend:
     """Kernels compiled by Numba; see `Backend` for what each computes."""
 
     block_bytes = 1 << 22
+    combines_any_width = True
 
     def smallest(self, rows: Rows) -> int:
         return int(kernels.smallest(rows.addresses, _like(rows), rows.columns))
@@ -121,15 +122,15 @@ class NumbaBackend:
         units: Units,
         out: npt.NDArray[np.float32],
     ) -> int:
-        used = [index for index, weight in enumerate(weights) if weight]
-        addresses, divisor = rows.addresses[used], float(denominator)
-        if all(weights[index] == 1 for index in used):
+        factors = np.array(weights, np.float64)
+        used = factors != 0
+        factors, addresses, divisor = factors[used], rows.addresses[used], float(denominator)
+        if (factors == 1).all():
             least = kernels.selected_values(
                 addresses, _like(rows), _sums_like(rows), rows.columns, _WIDTH,
                 divisor, units.stops, units.units, out,
             )  # fmt: skip
         else:
-            factors = np.array([weights[index] for index in used], np.float64)
             least = kernels.weighted_values(
                 addresses, _like(rows), rows.columns, factors, _WIDTH,
                 divisor, units.stops, units.units, out,

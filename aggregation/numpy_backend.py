@@ -23,6 +23,7 @@ class NumpyBackend:
     """Kernels in NumPy; see `Backend` for what each computes."""
 
     block_bytes = 1 << 19
+    combines_any_width = False
 
     def smallest(self, rows: Rows) -> int:
         return int(rows.matrix.min())

@@ -149,7 +149,8 @@ class Passes:
                 units, target = runs.units(start, stop), result[start:stop]
                 backend.values(kernel(rows), decision.denominator, units, target)
 
-        self._over_columns(reader, work, effort)
+        any_width = backend.combines_any_width and isinstance(plan, Combination)
+        self._over_columns(reader, work, effort, any_width=any_width)
         return result
 
     def _kernel(self, decision: Decision, reader: UpdateReader) -> _Kernel:
@@ -164,8 +165,13 @@ class Passes:
         terms = mixing_terms(mixing)
         return lambda rows: inner(MatrixRows(backend.mix(rows, terms)))
 
-    def _over_columns(self, reader: UpdateReader, work: _RowWork, effort: int) -> None:
-        """Do the work for every block of columns; `effort` in operations for each integer that is read."""
+    def _over_columns(
+        self, reader: UpdateReader, work: _RowWork, effort: int, *, any_width: bool = False
+    ) -> None:
+        """Do the work for every block of columns; `effort` in operations for each integer that is read.
+
+        any_width: the work takes no memory for its columns, so that arrays need not be cut into blocks.
+        """
         size, itemsize = reader.layout.size, reader.lattice.dtype.itemsize
         threads = max(1, min(self.threads, size * reader.count * effort // _LEAST_EFFORT))
         chunk = self.chunk or max(
@@ -174,7 +180,9 @@ class Passes:
         cuts = [size * thread // threads for thread in range(threads + 1)]
 
         def run(thread: int) -> None:
-            width = min(chunk, max(1, cuts[thread + 1] - cuts[thread]))
+            width = max(1, cuts[thread + 1] - cuts[thread])
+            if self.chunk is not None or not (any_width and reader.in_memory):
+                width = min(width, chunk)
             scratch: LatticeIntegers | None = None
             if not reader.in_memory:
                 scratch = np.empty((reader.count, width), reader.lattice.dtype)

@@ -90,7 +90,9 @@ class UpdateReader:
         self.layout = layout
         self.lattice = lattice
         self._arrays = [row for row in rows if not isinstance(row, int)]
-        self._addresses = np.array([row.ctypes.data for row in self._arrays], dtype=np.uint64)
+        self._addresses = np.array(
+            [row.__array_interface__["data"][0] for row in self._arrays], dtype=np.uint64
+        )
 
     @property
     def count(self) -> int:
@@ -158,13 +160,15 @@ def open_updates(sources: Sequence[Source], layout: Layout, lattice: Lattice) ->
     lattice.require_layout(layout)
     if not 1 <= len(sources) <= MAX_UPDATES + 1:
         raise BoundExceeded(f"{len(sources)} updates, expected 1 to {MAX_UPDATES}")
+    dtype, shape = lattice.dtype, (layout.size,)
     with ExitStack() as stack:
         rows: list[int | LatticeIntegers] = []
         for index, source in enumerate(sources):
             try:
                 if isinstance(source, np.ndarray):
-                    require_shape(source, layout, lattice)
-                    rows.append(np.ascontiguousarray(source))
+                    if source.dtype != dtype or source.shape != shape:
+                        require_shape(source, layout, lattice)
+                    rows.append(source if source.flags.c_contiguous else np.ascontiguousarray(source))
                 else:
                     file = stack.enter_context(source.open("rb", buffering=0))
                     length = os.fstat(file.fileno()).st_size

@@ -21,6 +21,7 @@ class TorchBackend:
     """Kernels in PyTorch; see `Backend` for what each computes."""
 
     block_bytes = 1 << 20
+    combines_any_width = False
 
     def __init__(self, device: str) -> None:
         self._device = device
