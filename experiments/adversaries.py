@@ -45,6 +45,7 @@ def create(
     seed: int = 1,
     estimates: int = 4,
     rule: str = "trimmed-mean",
+    params: Mapping[str, float] | None = None,
 ) -> Trainer:
     """A lying trainer around the honest one that `trainer` ("package.module:factory") and `options` name.
 
@@ -52,8 +53,8 @@ def create(
     gaussian: standard deviation; backdoor: fraction), its default when None; label-flip, infinity, nan and
     zero take none. `members` and `liars` give little-is-enough its z. Attacks that need to know how honest
     updates spread take it from `estimates` trainings of their own, and the optimised ones try their factor on
-    `rule` with f = `liars`. infinity and nan train to what the liar's own node refuses to send. Raises
-    AttackInvalid and the TrainerError of the honest trainer.
+    `rule` with f = `liars` and its parameters `params`. infinity and nan train to what the liar's own node
+    refuses to send. Raises AttackInvalid and the TrainerError of the honest trainer.
     """
     parameters = _parameters(attack, strength, members, liars)
     chosen = ATTACKS[attack]
@@ -63,7 +64,7 @@ def create(
     if chosen.target is not AttackTarget.UPDATES:
         return _with_falsified_data(honest, chosen, parameters, seed)
     spread = estimates if chosen.fewest > 1 else 1
-    return UpdateFalsifier(honest, attack, parameters, seed, spread, members, liars, rule)
+    return UpdateFalsifier(honest, attack, parameters, seed, spread, members, liars, rule, dict(params or {}))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,6 +79,7 @@ class UpdateFalsifier:
     members: int
     liars: int
     rule: str
+    rule_parameters: Mapping[str, float]
 
     def initial_weights(self) -> dict[str, npt.NDArray[np.float32]]:
         """Those of the honest trainer."""
@@ -99,7 +101,7 @@ class UpdateFalsifier:
             self.liars,
             random,
             self.parameters,
-            defence=_defence(self.rule, self.liars),
+            defence=_defence(self.rule, self.liars, self.rule_parameters),
             knowledge=Knowledge.BLIND,
             members=self.members,
         )[0]
@@ -153,11 +155,17 @@ def _with_falsified_data(
     return replace(honest, train=replace(train, features=features, labels=labels))
 
 
-def _defence(rule: str, liars: int) -> Defence:
-    """What the liar expects its updates to meet: the task's rule, made for as many liars as there are."""
+def _defence(rule: str, liars: int, params: Mapping[str, float]) -> Defence:
+    """What the liar expects its updates to meet: the task's rule, made for as many liars as there are.
+
+    It cannot know what the others claim, so it counts every claim as the same.
+    """
 
     def defend(updates: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        defended: npt.NDArray[np.float32] = aggregate(updates, rule, liars, backend="numpy", threads=1)
+        claims = [1] * len(updates) if "cap" in params else None
+        defended: npt.NDArray[np.float32] = aggregate(
+            updates, rule, liars, params=params, weights=claims, backend="numpy", threads=1
+        )
         return defended
 
     return defend

@@ -126,18 +126,23 @@ def _member(federation: Federation, attack: Attack, index: int, data_dir: Path |
         "members": federation.members,
         "liars": len(federation.malicious),
         "seed": federation.seed + index,
+        "rule": federation.rule,
+        "params": _rule_parameters(federation),
     }
     return MemberPlan(
         MALICIOUS, options if attack.strength is None else {**options, "strength": float(attack.strength)}
     )
 
 
+def _rule_parameters(federation: Federation) -> dict[str, int | float]:
+    return {p.name: PARAMETERS[p.name] for p in RULES[federation.rule].parameters if not p.optional}
+
+
 def _task(federation: Federation, data_dir: Path | None) -> str:
     options = "\n".join(
         f"{name} = {json.dumps(value)}" for name, value in _honest_options(federation, 0, data_dir).items()
     )
-    needed = [p.name for p in RULES[federation.rule].parameters if not p.optional]
-    params = "".join(f"params.{name} = {PARAMETERS[name]}\n" for name in needed)
+    params = "".join(f"params.{name} = {value}\n" for name, value in _rule_parameters(federation).items())
     return (
         f'name = "{federation.dataset}"\n'
         f"rounds = {federation.rounds}\n\n"

@@ -86,6 +86,13 @@ def test_min_max_stays_among_the_trainings_that_it_knows() -> None:
     assert 0 < np.linalg.norm(lie("min-max") - honest) < np.linalg.norm(honest)
 
 
+def test_an_optimised_factor_is_tried_on_a_rule_with_its_parameters() -> None:
+    tried = create("inner-product-optimised", HONEST, options(5), rule="weighted-median", params={"cap": 10})
+    alike = create("inner-product-optimised", HONEST, options(5), rule="median")
+    # With equal claims the weighted median is the median.
+    assert np.array_equal(change(tried), change(alike))
+
+
 def test_an_optimised_factor_is_tried_on_the_rule_that_is_named() -> None:
     against_mean, against_median = (
         change(create("inner-product-optimised", HONEST, options(5), rule=rule))
