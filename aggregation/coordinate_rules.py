@@ -37,7 +37,7 @@ def weighted_mean(case: Case) -> Decision:
 def median(case: Case) -> Decision:
     """Coordinate-wise median; of an even number the mean of the middle two (Yin et al. 2018).
 
-    ByzFL takes the lower of the two with PyTorch. Of 1, 2 and 9 it is 2; of 1, 2, 4 and 9 it is 3.
+    Of 1, 2 and 9 it is 2; of 1, 2, 4 and 9 it is 3.
     """
     ranks = median_ranks(case.count)
     return Decision(RankSum(ranks, len(ranks)))
@@ -83,8 +83,7 @@ def weighted_trimmed_mean(case: Case) -> Decision:
 def meamed(case: Case) -> Decision:
     """Coordinate-wise mean of the n - f values nearest to the median (Xie, Koyejo, Gupta 2018).
 
-    Of two equally near values the smaller stays; for even n the median is the mean of the middle two, where
-    ByzFL with PyTorch takes the lower. Of 1, 2, 3 and 90 with f = 1 it is 2.
+    Of two equally near values the smaller stays; ByzFL keeps either. Of 1, 2, 3 and 90 with f = 1 it is 2.
     """
     return Decision(NearestSum(case.count - case.f, median_ranks(case.count)))
 

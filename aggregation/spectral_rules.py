@@ -33,7 +33,8 @@ def caf(case: Case) -> Decision:
 
     Weights c_i start at 1. While sum c > n - 2f: mu = sum c_i x_i / sum c; the largest eigenvalue of the
     weighted covariance, with direction u; t_i = <x_i - mu, u>^2; c_i <- c_i (1 - t_i / max t). The result is
-    the mu with the smallest eigenvalue. ByzFL takes u from one power step that starts at a random vector.
+    the mu with the smallest eigenvalue. ByzFL takes u from one power step that starts at a random vector, and
+    max t over all updates, not those with c > 0 alone.
     Weights are floored to 2^-32.
     """
     centred = _centred_products(case.gram)

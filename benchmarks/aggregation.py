@@ -20,9 +20,9 @@ Columns, in milliseconds (medians):
 - of copy speed: these bytes over our time, as a share of the bandwidth that a plain copy reaches (STREAM).
   Above 100 % the updates stayed in the cache.
 - differs: relative Euclidean distance of our result from the fastest peer's. Large where the peer draws at
-  random (CAF, SMEA, bucketing), chooses the lower median (PyTorch, even n), or counts Krum's neighbours
-  otherwise (Flower leaves out 2, ByzFL and ours here 1). A few thousandths in Meamed and Bulyan, where the
-  lattice makes ties of values almost equally far from the median.
+  random (CAF, SMEA, bucketing), or counts Krum's neighbours otherwise (Flower leaves out 2, ByzFL and ours
+  here 1). A few thousandths in Meamed and Bulyan, where the lattice makes ties of values almost equally far
+  from the median.
 
 Peak memory is the kernel's own mark in a fresh process for each rule and contender, the result included; ours
 at --memory's size, the peers at a tenth of its values, since theirs grows with the input.
