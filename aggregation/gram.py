@@ -51,6 +51,14 @@ class Gram:
 
     def mixed(self, rows: Sequence[Sequence[int]], denominator: int) -> Gram:
         """M G M^T for new vectors y_j = sum_i rows[j][i] x_i / denominator."""
+        used = [[index for index, weight in enumerate(row) if weight] for row in rows]
+        if all(len(indices) == 1 for indices in used):
+            # Each y is one x, scaled: no sums.
+            scaled = [(row[index], index) for row, (index,) in zip(rows, used, strict=True)]
+            entries = tuple(
+                tuple([own * other * self.entries[i][j] for other, j in scaled]) for own, i in scaled
+            )
+            return Gram(entries, self.exponent, self.denominator * denominator)
         left = np.array(rows, dtype=object)
         half = exact_product(left, np.array(self.entries, dtype=object))
         product = exact_product(half, left.T)
