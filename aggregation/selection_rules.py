@@ -61,7 +61,7 @@ def bulyan(case: Case) -> Decision:
 
     El Mhamdi, Guerraoui, Rouault 2018, with Krum as its selection: the update with the smallest Krum score
     among the remaining r is taken, theta times, with the max(1, r - f - 2) nearest of the remaining others.
-    Flower sums the same number of distances but keeps f more values by default.
+    Flower's `aggregate_bulyan` is the same.
     """
     chosen = _bulyan_selection(case.gram.squared_distances(), case.f)
     theta = len(chosen)
