@@ -84,8 +84,8 @@ class Backend(Protocol):
     def products(self, rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
         """Inner products of int8 or int16 rows, (n, n) int64, with c * M^2 < 2^63, and the smallest value."""
 
-    def row_products(self, rows: Rows, pivot: int) -> npt.NDArray[np.int64]:
-        """The diagonal of `products` and its row `pivot`, (2, n)."""
+    def row_products(self, rows: Rows, pivot: int) -> tuple[npt.NDArray[np.int64], int]:
+        """The diagonal of `products` and its row `pivot`, (2, n), and the smallest value."""
 
     def weighted_sum(self, rows: Rows, weights: Sequence[int]) -> npt.NDArray[np.int64]:
         """sum_i weights[i] * row_i, shape (c,), with sum |weights| <= MAX_TOTAL_WEIGHT."""
@@ -122,6 +122,23 @@ class Backend(Protocol):
         out: npt.NDArray[np.float32],
     ) -> int:
         """`values` of `weighted_sum`, and the smallest value, at least of the rows whose weight is not 0."""
+
+
+class SeparateCombination:
+    """`combination_values` of a backend that sums all the columns it sees, and then rounds them."""
+
+    combines_any_width = False
+
+    def combination_values(
+        self: Backend,
+        rows: Rows,
+        weights: Sequence[int],
+        denominator: int,
+        units: Units,
+        out: npt.NDArray[np.float32],
+    ) -> int:
+        self.values(self.weighted_sum(rows, weights), denominator, units, out)
+        return self.smallest(rows)
 
 
 def exact_columns(magnitude: int) -> int:

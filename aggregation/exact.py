@@ -81,7 +81,7 @@ def aggregate_updates(
     with _opened(sources, reference, layout, lattice, rule) as reader:
         count = len(sources)
         gram: Gram | None = None
-        if rule.rule.looks_at is not Looks.NOTHING or rule.pre:
+        if rule.looks_at is not Looks.NOTHING:
             gram = passes.gram(reader)
         decision = decide(rule, count, weights, seed, gram)
         if isinstance(decision.plan, Combination):
@@ -133,13 +133,10 @@ def values_and_decision(
 ) -> tuple[npt.NDArray[np.float32], Decision]:
     """What `aggregate_values` gives, and what the rule decided to take of the columns."""
     with _opened(sources, reference, layout, lattice, rule) as reader:
-        looks = rule.rule.looks_at
-        if any(entry.name != "bucketing" for entry in rule.pre):
-            looks = Looks.DISTANCES
         gram = None
-        if looks is Looks.DISTANCES:
+        if rule.looks_at is Looks.DISTANCES:
             gram = passes.gram(reader)
-        elif looks is Looks.ROW:
+        elif rule.looks_at is Looks.ROW:
             gram = passes.gram_of_row(reader, rule.parameters().get("pivot", 0))
         decision = decide(rule, len(sources), weights, seed, gram)
         return passes.values(reader, decision, seen=gram is not None), decision

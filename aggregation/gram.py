@@ -33,17 +33,12 @@ class Gram:
     def squared_distances(self) -> IntegerMatrix:
         """|x_i - x_j|^2 = G_ii + G_jj - 2 G_ij, in the unit of `entries`."""
         norms = self.norms
-        return tuple(
-            tuple([own + other - 2 * entry for other, entry in zip(norms, row, strict=True)])
-            for own, row in zip(norms, self.entries, strict=True)
-        )
+        return tuple(_distances(norms, own, row) for own, row in zip(norms, self.entries, strict=True))
 
     def squared_distances_from(self, index: int) -> tuple[int, ...]:
         """|x_i - x_index|^2 for every i, in the unit of `entries`."""
         norms = self.norms
-        return tuple(
-            norm + norms[index] - 2 * entry for norm, entry in zip(norms, self.entries[index], strict=True)
-        )
+        return _distances(norms, norms[index], self.entries[index])
 
     def first(self, count: int) -> Gram:
         """The products of the first `count` vectors."""
@@ -73,6 +68,10 @@ class Gram:
         if self.exponent >= 0:
             return numerator, denominator << (2 * self.exponent)
         return numerator << (-2 * self.exponent), denominator
+
+
+def _distances(norms: Sequence[int], own: int, row: Sequence[int]) -> tuple[int, ...]:
+    return tuple([own + other - 2 * entry for other, entry in zip(norms, row, strict=True)])
 
 
 def gram_of_row(norms: Sequence[int], row: Sequence[int], pivot: int, exponent: int) -> Gram:

@@ -20,6 +20,8 @@ _LINES_BYTES = 32 << 10
 _FLOATS_BYTES = 1 << 19
 """The Gram matrix on this much: the second-level cache."""
 _WIDTH = 2048
+_EXACT_WIDTH = 1024
+"""At most so many columns of products up to 2^30 are far below 2^53."""
 
 _Array = npt.NDArray[Any]
 
@@ -34,27 +36,23 @@ class NumbaBackend:
         return int(kernels.smallest(rows.addresses, _like(rows), rows.columns))
 
     def products(self, rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
-        # At most 1,024 columns of products up to 2^30 are far below 2^53.
-        width = max(64, min(1024, _FLOATS_BYTES // (8 * (rows.count + 3)) // 64 * 64))
+        width = max(64, min(_EXACT_WIDTH, _FLOATS_BYTES // (8 * (rows.count + 3)) // 64 * 64))
         total = np.empty((rows.count, rows.count), np.int64)
         least = kernels.products(rows.addresses, _like(rows), rows.columns, width, total)
         return total, int(least)
 
-    def row_products(self, rows: Rows, pivot: int) -> npt.NDArray[np.int64]:
+    def row_products(self, rows: Rows, pivot: int) -> tuple[npt.NDArray[np.int64], int]:
         total = np.zeros((2, rows.count), np.int64)
-        kernels.row_products(rows.addresses, _like(rows), rows.columns, 1024, pivot, total)
-        return total
+        least = kernels.row_products(rows.addresses, _like(rows), rows.columns, _EXACT_WIDTH, pivot, total)
+        return total, int(least)
 
     def weighted_sum(self, rows: Rows, weights: Sequence[int]) -> npt.NDArray[np.int64]:
-        used = [index for index, weight in enumerate(weights) if weight]
-        addresses = rows.addresses[used]
-        if all(weights[index] == 1 for index in used):
-            # n * M < 2^23 for int16, n * 2^30 < 2^38 for mixed rows.
+        addresses, factors = _used(rows, weights)
+        if (factors == 1).all():
             total: npt.NDArray[np.int64] = np.empty(rows.columns, _sums_like(rows).dtype)
-            kernels.selected_sum(addresses, _like(rows), rows.columns, total)
+            kernels.selected_sum(addresses, _like(rows), rows.columns, _WIDTH, total)
             return total
         total = np.empty(rows.columns, np.int64)
-        factors = np.array([weights[index] for index in used], np.float64)
         kernels.weighted_sum(addresses, _like(rows), rows.columns, factors, _WIDTH, total)
         return total
 
@@ -122,9 +120,8 @@ class NumbaBackend:
         units: Units,
         out: npt.NDArray[np.float32],
     ) -> int:
-        factors = np.array(weights, np.float64)
-        used = factors != 0
-        factors, addresses, divisor = factors[used], rows.addresses[used], float(denominator)
+        addresses, factors = _used(rows, weights)
+        divisor = float(denominator)
         if (factors == 1).all():
             least = kernels.selected_values(
                 addresses, _like(rows), _sums_like(rows), rows.columns, _WIDTH,
@@ -136,6 +133,13 @@ class NumbaBackend:
                 divisor, units.stops, units.units, out,
             )  # fmt: skip
         return int(least)
+
+
+def _used(rows: Rows, weights: Sequence[int]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float64]]:
+    """Addresses and weights of the rows whose weight is not 0."""
+    factors = np.array(weights, np.float64)
+    used = factors != 0
+    return rows.addresses[used], factors[used]
 
 
 def _like(rows: Rows) -> _Array:

@@ -125,7 +125,11 @@ def products(rows, like, columns, width, out):
 
 @njit(fastmath=_EXACT_FLOATS, **OPTIONS)
 def row_products(rows, like, columns, width, pivot, total):
-    """Adds <x_i, x_i> to total[0] and <x_i, x_pivot> to total[1], with width * M^2 <= 2^53."""
+    """Adds <x_i, x_i> to total[0] and <x_i, x_pivot> to total[1], with width * M^2 <= 2^53.
+
+    Returns the smallest value.
+    """
+    least = like.dtype.type(0)
     centre = np.empty(width, np.float64)
     for start in range(0, columns, width):
         wide = min(width, columns - start)
@@ -139,42 +143,74 @@ def row_products(rows, like, columns, width, pivot, total):
                 x = np.float64(row[c])
                 square += x * x
                 product += x * centre[c]
+                least = min(least, row[c])
             total[0, i] += np.int64(square)
             total[1, i] += np.int64(product)
+    return np.int64(least)
+
+
+@njit(inline="always")
+def _sum_rows(rows, like, start, wide, sums):
+    """The plain sum of the rows, four at a time; n * M < 2^23 for int16, n * 2^30 < 2^38 for int32.
+
+    Returns the smallest value.
+    """
+    least = like.dtype.type(0)
+    for c in range(wide):
+        sums[c] = 0
+    whole = rows.shape[0] // 4 * 4
+    for i in range(0, whole, 4):
+        r0, r1 = row_of(rows[i], like, start, wide), row_of(rows[i + 1], like, start, wide)
+        r2, r3 = row_of(rows[i + 2], like, start, wide), row_of(rows[i + 3], like, start, wide)
+        for c in range(wide):
+            p, q, r, s = r0[c], r1[c], r2[c], r3[c]
+            sums[c] += p + q + r + s
+            least = min(least, min(min(p, q), min(r, s)))
+    for i in range(whole, rows.shape[0]):
+        row = row_of(rows[i], like, start, wide)
+        for c in range(wide):
+            sums[c] += row[c]
+            least = min(least, row[c])
+    return least
+
+
+@njit(inline="always")
+def _sum_weighted(rows, like, start, wide, weights, sums):
+    """sum_i weights[i] * row_i in float64, exact below 2^53; returns the smallest value."""
+    least = like.dtype.type(0)
+    for c in range(wide):
+        sums[c] = 0.0
+    whole = rows.shape[0] // 4 * 4
+    for i in range(0, whole, 4):
+        r0, r1 = row_of(rows[i], like, start, wide), row_of(rows[i + 1], like, start, wide)
+        r2, r3 = row_of(rows[i + 2], like, start, wide), row_of(rows[i + 3], like, start, wide)
+        w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
+        for c in range(wide):
+            p, q, r, s = r0[c], r1[c], r2[c], r3[c]
+            sums[c] += w0 * p + w1 * q + w2 * r + w3 * s
+            least = min(least, min(min(p, q), min(r, s)))
+    for i in range(whole, rows.shape[0]):
+        row, weight = row_of(rows[i], like, start, wide), weights[i]
+        for c in range(wide):
+            sums[c] += weight * row[c]
+            least = min(least, row[c])
+    return least
 
 
 @njit(**OPTIONS)
-def selected_sum(rows, like, columns, out):
-    """The plain sum of the rows; n * M < 2^23 for int16, n * 2^30 < 2^38 for int32."""
-    for c in range(columns):
-        out[c] = 0
-    for index in range(rows.shape[0]):
-        row = row_of(rows[index], like, 0, columns)
-        for c in range(columns):
-            out[c] += row[c]
+def selected_sum(rows, like, columns, width, out):
+    for start in range(0, columns, width):
+        wide = min(width, columns - start)
+        _sum_rows(rows, like, start, wide, out[start : start + wide])
 
 
 @njit(fastmath=_EXACT_FLOATS, **OPTIONS)
 def weighted_sum(rows, like, columns, weights, width, out):
-    """sum_i weights[i] * row_i in float64, exact below 2^53, four rows at a time."""
-    count = rows.shape[0]
     sums = np.empty(width, np.float64)
     for start in range(0, columns, width):
         wide = min(width, columns - start)
         target = out[start : start + wide]
-        for c in range(wide):
-            sums[c] = 0.0
-        whole = count // 4 * 4
-        for i in range(0, whole, 4):
-            r0, r1 = row_of(rows[i], like, start, wide), row_of(rows[i + 1], like, start, wide)
-            r2, r3 = row_of(rows[i + 2], like, start, wide), row_of(rows[i + 3], like, start, wide)
-            w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
-            for c in range(wide):
-                sums[c] += w0 * r0[c] + w1 * r1[c] + w2 * r2[c] + w3 * r3[c]
-        for i in range(whole, count):
-            row, weight = row_of(rows[i], like, start, wide), weights[i]
-            for c in range(wide):
-                sums[c] += weight * row[c]
+        _sum_weighted(rows, like, start, wide, weights, sums)
         for c in range(wide):
             target[c] = np.int64(sums[c])
 
@@ -277,51 +313,20 @@ def selected_values(rows, like, sums_like, columns, width, denominator, stops, u
     """`values` of the plain sum of the rows; returns their smallest value."""
     sums = np.empty(width, sums_like.dtype)
     least = like.dtype.type(0)
-    count = rows.shape[0]
-    whole = count // 4 * 4
     for start in range(0, columns, width):
         wide = min(width, columns - start)
-        for c in range(wide):
-            sums[c] = 0
-        for i in range(0, whole, 4):
-            r0, r1 = row_of(rows[i], like, start, wide), row_of(rows[i + 1], like, start, wide)
-            r2, r3 = row_of(rows[i + 2], like, start, wide), row_of(rows[i + 3], like, start, wide)
-            for c in range(wide):
-                p, q, r, s = r0[c], r1[c], r2[c], r3[c]
-                sums[c] += p + q + r + s
-                least = min(least, min(min(p, q), min(r, s)))
-        for i in range(whole, count):
-            row = row_of(rows[i], like, start, wide)
-            for c in range(wide):
-                sums[c] += row[c]
-                least = min(least, row[c])
+        least = min(least, _sum_rows(rows, like, start, wide, sums))
         values(sums[:wide], start, denominator, stops, units, out)
     return np.int64(least)
 
 
 @njit(fastmath=_EXACT_FLOATS, **OPTIONS)
 def weighted_values(rows, like, columns, weights, width, denominator, stops, units, out):
-    """`values` of the weighted sum, exact below 2^53; returns the smallest value of the rows."""
-    count = rows.shape[0]
+    """`values` of the weighted sum; returns the smallest value of the rows."""
     sums = np.empty(width, np.float64)
     least = like.dtype.type(0)
-    whole = count // 4 * 4
     for start in range(0, columns, width):
         wide = min(width, columns - start)
-        for c in range(wide):
-            sums[c] = 0.0
-        for i in range(0, whole, 4):
-            r0, r1 = row_of(rows[i], like, start, wide), row_of(rows[i + 1], like, start, wide)
-            r2, r3 = row_of(rows[i + 2], like, start, wide), row_of(rows[i + 3], like, start, wide)
-            w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
-            for c in range(wide):
-                p, q, r, s = r0[c], r1[c], r2[c], r3[c]
-                sums[c] += w0 * p + w1 * q + w2 * r + w3 * s
-                least = min(least, min(min(p, q), min(r, s)))
-        for i in range(whole, count):
-            row, weight = row_of(rows[i], like, start, wide), weights[i]
-            for c in range(wide):
-                sums[c] += weight * row[c]
-                least = min(least, row[c])
+        least = min(least, _sum_weighted(rows, like, start, wide, weights, sums))
         values(sums[:wide], start, denominator, stops, units, out)
     return np.int64(least)

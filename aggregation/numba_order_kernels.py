@@ -84,12 +84,13 @@ def nearest_sum(rows, like, sums_like, columns, comparisons, kept, centre, width
 
 
 @njit(inline="always")
-def _load_keys(rows, like, start, wide, keys):
+def _load_sorted(rows, like, start, wide, comparisons, keys):
     """Value * 2^8 + index: in order of value, then of index."""
     for i in range(rows.shape[0]):
         row, line = row_of(rows[i], like, start, wide), keys[i]
         for c in range(wide):
             line[c] = keys.dtype.type(row[c]) * keys.dtype.type(256) + keys.dtype.type(i)
+    _exchange(keys, comparisons, wide)
 
 
 @njit(**OPTIONS)
@@ -100,8 +101,7 @@ def weighted_median(rows, like, keys_like, columns, comparisons, weights, whole,
     for start in range(0, columns, width):
         wide = min(width, columns - start)
         target = out[start : start + wide]
-        _load_keys(rows, like, start, wide, keys)
-        _exchange(keys, comparisons, wide)
+        _load_sorted(rows, like, start, wide, comparisons, keys)
         for c in range(wide):
             target[c] = 0
             below[c] = 0
@@ -125,8 +125,7 @@ def weighted_trimmed_sum(rows, like, keys_like, columns, comparisons, weights, l
     for start in range(0, columns, width):
         wide = min(width, columns - start)
         target = out[start : start + wide]
-        _load_keys(rows, like, start, wide, keys)
-        _exchange(keys, comparisons, wide)
+        _load_sorted(rows, like, start, wide, comparisons, keys)
         for c in range(wide):
             target[c] = 0
             below[c] = 0

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from folkmoot.aggregation.backend import Backend, Integers, Rows, Units, exact_columns
+from folkmoot.aggregation.backend import Backend, Integers, Rows, SeparateCombination, Units, exact_columns
 from folkmoot.aggregation.mixing_terms import MixingTerms
 from folkmoot.aggregation.networks import Comparison, Kept, network_for_sum, sorting_network
 
@@ -19,11 +19,10 @@ _SLAB_BYTES = 1 << 19
 Lines = list[Integers]
 
 
-class NumpyBackend:
+class NumpyBackend(SeparateCombination):
     """Kernels in NumPy; see `Backend` for what each computes."""
 
     block_bytes = 1 << 19
-    combines_any_width = False
 
     def smallest(self, rows: Rows) -> int:
         return int(rows.matrix.min())
@@ -101,9 +100,10 @@ class NumpyBackend:
             target[:] = (row + (1 << terms.shift >> 1)) >> terms.shift
         return mixed
 
-    def row_products(self, rows: Rows, pivot: int) -> npt.NDArray[np.int64]:
+    def row_products(self, rows: Rows, pivot: int) -> tuple[npt.NDArray[np.int64], int]:
         block = rows.matrix.astype(np.int64)
-        return np.stack([(block * block).sum(axis=1), (block * block[pivot]).sum(axis=1)])
+        found = np.stack([(block * block).sum(axis=1), (block * block[pivot]).sum(axis=1)])
+        return found, int(block.min())
 
     def values(
         self, numerators: npt.NDArray[np.int64], denominator: int, units: Units, out: npt.NDArray[np.float32]
@@ -113,17 +113,6 @@ class NumpyBackend:
         for columns, unit in units.runs():
             quotients[columns] *= unit
         out[:] = quotients
-
-    def combination_values(
-        self,
-        rows: Rows,
-        weights: Sequence[int],
-        denominator: int,
-        units: Units,
-        out: npt.NDArray[np.float32],
-    ) -> int:
-        self.values(self.weighted_sum(rows, weights), denominator, units, out)
-        return self.smallest(rows)
 
 
 def _exchanged(rows: Rows, comparisons: Iterable[Comparison]) -> Lines:

@@ -64,29 +64,26 @@ class Passes:
 
     def gram(self, reader: UpdateReader) -> Gram:
         """The exact Gram matrix of all updates."""
-        products = _Products(self, reader, self.backend.products)
-
-        def work(thread: int, rows: Rows, start: int, stop: int) -> None:
-            reader.require_allowed(rows, start, products.add(thread, rows, start, stop))
-
-        self._over_columns(reader, work, reader.count)
-        return Gram(products.total(), products.unit)
+        entries, unit = self._summed(reader, self.backend.products, reader.count)
+        return Gram(entries, unit)
 
     def gram_of_row(self, reader: UpdateReader, pivot: int) -> Gram:
         """The norms and the row `pivot` of the Gram matrix; the other entries are None."""
         pivot = pivot if pivot < reader.count else 0
+        (norms, row), unit = self._summed(reader, lambda rows: self.backend.row_products(rows, pivot), 2)
+        return gram_of_row(norms, row, pivot, unit)
 
-        def row_products(rows: Rows) -> tuple[npt.NDArray[np.int64], int]:
-            return self.backend.row_products(rows, pivot), self.backend.smallest(rows)
-
-        products = _Products(self, reader, row_products)
+    def _summed(
+        self, reader: UpdateReader, kernel: _ProductsKernel, effort: int
+    ) -> tuple[IntegerMatrix, int]:
+        """What a kernel finds, summed over all columns, and the exponent of its unit."""
+        products = _Products(self, reader, kernel)
 
         def work(thread: int, rows: Rows, start: int, stop: int) -> None:
             reader.require_allowed(rows, start, products.add(thread, rows, start, stop))
 
-        self._over_columns(reader, work, 2)
-        norms, row = products.total()
-        return gram_of_row(norms, row, pivot, products.unit)
+        self._over_columns(reader, work, effort)
+        return products.total(), products.unit
 
     def gram_and_sum(self, reader: UpdateReader, decision: Decision) -> tuple[Gram, npt.NDArray[np.int64]]:
         """One reading of the columns for the Gram matrix and the numerators of a decision, shape (size,).
@@ -119,7 +116,7 @@ class Passes:
             reader.require_allowed(rows, start, self.backend.smallest(rows))
             numerators[start:stop] = kernel(rows)
 
-        self._over_columns(reader, work, _SORTING_EFFORT)
+        self._over_columns(reader, work, _effort(decision.plan))
         return numerators
 
     def values(
@@ -132,25 +129,21 @@ class Passes:
         result = np.empty(reader.layout.size, np.float32)
         kernel = self._kernel(decision, reader)
         runs, plan, backend = _Runs(reader), decision.plan, self.backend
-        if isinstance(plan, Combination):
-            all_used, effort = seen or all(plan.weights), 1
+        # A combination checks the rows that it reads.
+        checked = isinstance(plan, Combination) and (seen or all(plan.weights))
 
-            def work(thread: int, rows: Rows, start: int, stop: int) -> None:
-                if not all_used:
-                    reader.require_allowed(rows, start, backend.smallest(rows))
-                units, target = runs.units(start, stop), result[start:stop]
+        def work(thread: int, rows: Rows, start: int, stop: int) -> None:
+            if not checked:
+                reader.require_allowed(rows, start, backend.smallest(rows))
+            units, target = runs.units(start, stop), result[start:stop]
+            if isinstance(plan, Combination):
                 least = backend.combination_values(rows, plan.weights, plan.denominator, units, target)
                 reader.require_allowed(rows, start, least)
-        else:
-            effort = _SORTING_EFFORT
-
-            def work(thread: int, rows: Rows, start: int, stop: int) -> None:
-                reader.require_allowed(rows, start, backend.smallest(rows))
-                units, target = runs.units(start, stop), result[start:stop]
+            else:
                 backend.values(kernel(rows), decision.denominator, units, target)
 
         any_width = backend.combines_any_width and isinstance(plan, Combination)
-        self._over_columns(reader, work, effort, any_width=any_width)
+        self._over_columns(reader, work, _effort(plan), any_width=any_width)
         return result
 
     def _kernel(self, decision: Decision, reader: UpdateReader) -> _Kernel:
@@ -206,6 +199,10 @@ class Passes:
 def _pool() -> ThreadPoolExecutor:
     """Threads that wait for columns; starting them anew costs as much as a small aggregation."""
     return ThreadPoolExecutor(MAX_THREADS - 1, thread_name_prefix="aggregation")
+
+
+def _effort(plan: Plan) -> int:
+    return 1 if isinstance(plan, Combination) else _SORTING_EFFORT
 
 
 def _plan_kernel(backend: Backend, plan: Plan, count: int) -> _Kernel:

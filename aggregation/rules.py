@@ -205,6 +205,13 @@ class RuleSpec:
         return RULES[self.name]
 
     @property
+    def looks_at(self) -> Looks:
+        """What rule and pre-aggregators look at; bucketing looks at nothing."""
+        if any(entry.name != "bucketing" for entry in self.pre):
+            return Looks.DISTANCES
+        return self.rule.looks_at
+
+    @property
     def needs_reference(self) -> bool:
         """Whether the rule starts from the aggregate before this one."""
         return dict(self.params).get("history", 0) == 1

@@ -160,15 +160,13 @@ def open_updates(sources: Sequence[Source], layout: Layout, lattice: Lattice) ->
     lattice.require_layout(layout)
     if not 1 <= len(sources) <= MAX_UPDATES + 1:
         raise BoundExceeded(f"{len(sources)} updates, expected 1 to {MAX_UPDATES}")
-    dtype, shape = lattice.dtype, (layout.size,)
     with ExitStack() as stack:
         rows: list[int | LatticeIntegers] = []
         for index, source in enumerate(sources):
             try:
                 if isinstance(source, np.ndarray):
-                    if source.dtype != dtype or source.shape != shape:
-                        require_shape(source, layout, lattice)
-                    rows.append(source if source.flags.c_contiguous else np.ascontiguousarray(source))
+                    require_shape(source, layout, lattice)
+                    rows.append(np.ascontiguousarray(source))
                 else:
                     file = stack.enter_context(source.open("rb", buffering=0))
                     length = os.fstat(file.fileno()).st_size

@@ -11,17 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from folkmoot.aggregation.backend import Backend, Rows, Units, exact_columns
+from folkmoot.aggregation.backend import Backend, Rows, SeparateCombination, Units, exact_columns
 from folkmoot.aggregation.errors import BackendUnavailable
 from folkmoot.aggregation.mixing_terms import MixingTerms
 from folkmoot.aggregation.networks import Comparison, Kept, network_for_sum, sorting_network
 
 
-class TorchBackend:
+class TorchBackend(SeparateCombination):
     """Kernels in PyTorch; see `Backend` for what each computes."""
 
     block_bytes = 1 << 20
-    combines_any_width = False
 
     def __init__(self, device: str) -> None:
         self._device = device
@@ -83,9 +82,10 @@ class TorchBackend:
         array: npt.NDArray[np.int32] = mixed.cpu().numpy()
         return array
 
-    def row_products(self, rows: Rows, pivot: int) -> npt.NDArray[np.int64]:
+    def row_products(self, rows: Rows, pivot: int) -> tuple[npt.NDArray[np.int64], int]:
         block = self._tensor(rows).to(torch.int64)
-        return _array(torch.stack([(block * block).sum(dim=1), (block * block[pivot]).sum(dim=1)]))
+        found = _array(torch.stack([(block * block).sum(dim=1), (block * block[pivot]).sum(dim=1)]))
+        return found, int(block.min())
 
     def values(
         self, numerators: npt.NDArray[np.int64], denominator: int, units: Units, out: npt.NDArray[np.float32]
@@ -94,17 +94,6 @@ class TorchBackend:
         for columns, unit in units.runs():
             quotients[columns] *= unit
         out[:] = quotients.to(torch.float32).cpu().numpy()
-
-    def combination_values(
-        self,
-        rows: Rows,
-        weights: Sequence[int],
-        denominator: int,
-        units: Units,
-        out: npt.NDArray[np.float32],
-    ) -> int:
-        self.values(self.weighted_sum(rows, weights), denominator, units, out)
-        return self.smallest(rows)
 
     def _tensor(self, rows: Rows) -> torch.Tensor:
         matrix = rows.matrix

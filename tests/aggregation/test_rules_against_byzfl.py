@@ -17,12 +17,12 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import reference_rules as reference
 import torch
 
 from folkmoot.aggregation import RULES, Lattice, Layout, TensorSpec, aggregate_values, rule_spec
@@ -38,16 +38,10 @@ HUDDLED = ("far liars, the others close together",)
 
 Floats = npt.NDArray[np.float64]
 
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = load(Path(__file__).with_name("reference_rules.py"))
-peers = load(Path(__file__).resolve().parents[2] / "benchmarks" / "peers.py")
+_FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "peers.py"
+_SPEC = importlib.util.spec_from_file_location(_FILE.stem, _FILE)
+peers = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(peers)
 byzfl, flower = peers.byzfl(), peers.flower()
 
 

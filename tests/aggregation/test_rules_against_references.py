@@ -7,19 +7,17 @@ replays a case.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import reference_rules as reference
 
 from folkmoot.aggregation import (
     Lattice,
@@ -31,18 +29,6 @@ from folkmoot.aggregation import (
     minimum_updates,
     rule_spec,
 )
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-reference = load(Path(__file__).with_name("reference_rules.py"))
 
 TOLERANCE = 2.0**-8
 """In steps of the lattice. float32 rounds an average of int16 by up to 2^-10 steps, a mixed row by 2^-16."""
