@@ -16,6 +16,8 @@ from folkmoot.aggregation.plans import FINE, Combination, Decision, reduced
 _ONE = FINE
 _ROOT = 32
 """Bits after the point of a distance, in the unit of the Gram matrix."""
+_FLOOR = 16
+"""The geometric median counts no distance for less than 1 / _FLOOR of the median one."""
 _LOGARITHM = Context(prec=50)
 
 
@@ -48,10 +50,11 @@ def clipped_weighted_mean(case: Case) -> Decision:
 def geometric_median(case: Case) -> Decision:
     """z = argmin sum_i |x_i - z| after `steps` of Weiszfeld's iteration from zero (Weiszfeld 1937).
 
-    z <- sum_i x_i / r_i / sum_i 1 / r_i with r_i = |x_i - z|, an r_i of zero counting as the smallest number
-    there is. ByzFL's GeometricMedian is `rfa`. Of 0, 1 and 9 it tends to 1.
+    z <- sum_i x_i / r_i / sum_i 1 / r_i with r_i = |x_i - z|, but at least 1/16 of the median of all |x_i - z|
+    (the lower one of two): without that floor, on which fewer than half the members have no hold, a single
+    update near zero would keep z at its start. ByzFL's GeometricMedian is `rfa`. Of 0, 1 and 9 it tends to 1.
     """
-    return Decision(_weiszfeld(case.gram, [1] * case.count, case.parameters["steps"], 0))
+    return Decision(_weiszfeld(case.gram, [1] * case.count, case.parameters["steps"], None))
 
 
 def rfa(case: Case) -> Decision:
@@ -64,14 +67,18 @@ def rfa(case: Case) -> Decision:
     return Decision(_weiszfeld(case.gram, claims, case.parameters["steps"], case.parameters["nu"]))
 
 
-def _weiszfeld(gram: Gram, claims: Sequence[int], steps: int, smoothing: int) -> Combination:
-    numerator, denominator = gram.squared(smoothing)
+def _weiszfeld(gram: Gram, claims: Sequence[int], steps: int, smoothing: int | None) -> Combination:
+    """smoothing: the least r_i in millionths, 1 / _FLOOR of the median r_i when None."""
+    numerator, denominator = gram.squared(smoothing or 0)
     weights, total = [0] * gram.size, 1
     for _ in range(steps):
         # total^2 |x_i - z|^2 for z = sum_j weights_j x_j / total
         squares = _squared_distances_to(gram, weights, total)
         least = isqrt((numerator * total * total << (2 * _ROOT)) // denominator) or 1
-        radii = [max(least, isqrt(square << (2 * _ROOT))) for square in squares]
+        radii = [isqrt(square << (2 * _ROOT)) for square in squares]
+        if smoothing is None:
+            least = sorted(radii)[(len(radii) - 1) // 2] // _FLOOR or 1
+        radii = [max(least, radius) for radius in radii]
         nearest = min(radii)
         # Each factor is at most 2^32; claims are at most 2^24, their sum at most 2^32.
         weights = [

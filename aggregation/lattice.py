@@ -145,17 +145,20 @@ def next_exponents(published: Sequence[tuple[int, ...]], f: int, current: Lattic
 def quantize(delta: npt.NDArray[np.float32], layout: Layout, lattice: Lattice) -> LatticeIntegers:
     """Integers of shape (layout.size,): delta / 2^e rounded half to even, saturated at -M and M.
 
-    Scaling a float32 by a power of two is exact in float64, so the only rounding is the one to an integer.
+    Scaling a float32 by a power of two is exact, but for results beyond float32, which saturate, and below its
+    normal numbers, which become 0; so the only rounding is the one to an integer.
     Raises LayoutMismatch, LatticeInvalid, NotFinite (names the tensor).
     """
     layout.require_flat(delta)
     lattice.require_layout(layout)
     integers = np.empty(layout.size, lattice.dtype)
+    scratch = np.empty(min(layout.size, _BLOCK), np.float32)
     for index, start, stop in blocks(layout, _BLOCK):
-        scaled = delta[start:stop].astype(np.float64)
-        if not np.isfinite(scaled).all():
+        values, scaled = delta[start:stop], scratch[: stop - start]
+        if not np.isfinite(values).all():
             raise _not_finite(layout.tensors[index])
-        scaled *= 2.0 ** -lattice.exponents[index]
+        with np.errstate(over="ignore", under="ignore"):
+            np.multiply(values, np.float32(2.0 ** -lattice.exponents[index]), out=scaled)
         np.rint(scaled, out=scaled)
         np.clip(scaled, -lattice.largest, lattice.largest, out=scaled)
         integers[start:stop] = scaled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 from folkmoot.aggregation import (
@@ -325,6 +326,23 @@ def _written(owner: str, given: Mapping[str, Number], known: tuple[RuleParameter
             raise RuleInvalid(f"{owner}: {name} is {value!r}, expected {finest}")
         params.append((name, exact.numerator))
     return tuple(params)
+
+
+def written_rule(spec: RuleSpec) -> tuple[dict[str, int | str], list[str]]:
+    """Parameters and pre-aggregators as `rule_spec` reads them: its inverse, with lengths as decimal text."""
+    pre = []
+    for entry in spec.pre:
+        params = _as_written(entry.params, PREAGGREGATORS[entry.name].parameters)
+        pre.append(entry.name + ":" * bool(params) + ",".join(f"{k}={v}" for k, v in params.items()))
+    return _as_written(spec.params, spec.rule.parameters), pre
+
+
+def _as_written(params: Parameters, known: tuple[RuleParameter, ...]) -> dict[str, int | str]:
+    real = {parameter.name for parameter in known if parameter.millionths}
+    return {
+        name: f"{Decimal(value).scaleb(-6).normalize():f}" if name in real else value
+        for name, value in params
+    }
 
 
 def minimum_updates(spec: RuleSpec) -> int:

@@ -35,10 +35,11 @@ def byzfl() -> ModuleType:
 
 
 @cache
-def byzfl_attacks() -> ModuleType:
-    """ByzFL's attacks by class name. Raises PeerMissing."""
+def byzfl_federation() -> ModuleType:
+    """ByzFL's clients, server and attacks: its module byzfl.fed_framework. Raises PeerMissing."""
     _register_byzfl()
-    return importlib.import_module("byzfl.attacks")
+    # Its data distributor wants torchvision's data sets; nothing here distributes with it.
+    return importlib.import_module("byzfl.fed_framework")
 
 
 @cache

@@ -86,8 +86,13 @@ class Membership:
 
     @property
     def max_faulty(self) -> int:
-        """Largest f with f < n/3: floor((n - 1) / 3)."""
-        return (len(self.signers) - 1) // 3
+        """Largest f with f < n/3, n the signing members."""
+        return max_faulty(len(self.signers))
+
+
+def max_faulty(members: int) -> int:
+    """Largest f with f < n/3: floor((n - 1) / 3)."""
+    return (members - 1) // 3
 
 
 class TaskStatus(IntEnum):

@@ -10,9 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from folkmoot.aggregation import (
     Aggregate,
     Lattice,
+    Layout,
+    RuleSpec,
     aggregate_updates,
     apply_aggregate,
     check_update,
@@ -26,6 +31,7 @@ from folkmoot.aggregation.errors import (
     UpdateError,
     WeightsInvalid,
 )
+from folkmoot.aggregation.sources import Source
 from folkmoot.contracts.scores import scores_digest, scores_root
 from folkmoot.contracts.types import Commitment, Digest, Domain, Membership, Role, RoundResult
 from folkmoot.node.home import replace_file
@@ -213,30 +219,59 @@ def bucket_seed(inputs: RoundInputs) -> bytes:
     return bytes(digest)
 
 
+def combine(
+    sources: Sequence[Source],
+    weights: npt.NDArray[np.float32],
+    rule: RuleSpec,
+    layout: Layout,
+    lattice: Lattice,
+    *,
+    examples: Sequence[int],
+    seed: bytes,
+    arithmetic: Arithmetic = REFERENCE,
+) -> tuple[Aggregate | None, str, npt.NDArray[np.float32]]:
+    """The heart of a round: rule and model step. Returns aggregate, outcome and the next model.
+
+    sources: the delivered updates in order of member, with the `examples` that each claims. seed: orders the
+    buckets. When the outcome is not APPLIED there is no aggregate, and the model stays as it was.
+    """
+    try:
+        aggregate = aggregate_updates(
+            sources,
+            layout,
+            lattice,
+            rule,
+            weights=examples,
+            seed=seed,
+            backend=arithmetic.backend_for(len(sources) * layout.size),
+            threads=arithmetic.threads,
+        )
+    except (TooFewUpdates, WeightsInvalid):
+        return None, TOO_FEW_UPDATES, weights
+    except SearchTooHard:
+        return None, SEARCH_TOO_HARD, weights
+    try:
+        return aggregate, APPLIED, apply_aggregate(weights, aggregate, layout, lattice)
+    except ModelOverflow:
+        return None, MODEL_OVERFLOW, weights
+
+
 def _apply(
     inputs: RoundInputs, delivered: Sequence[tuple[Commitment, Path]], workspace: Path, arithmetic: Arithmetic
 ) -> tuple[Aggregate | None, str, Path]:
     spec = inputs.specification
-    try:
-        aggregate = aggregate_updates(
-            [path for _, path in delivered],
-            spec.layout,
-            inputs.lattice,
-            spec.rule,
-            weights=[commitment.examples for commitment, _ in delivered],
-            seed=bucket_seed(inputs),
-            backend=arithmetic.backend_for(len(delivered) * spec.layout.size),
-            threads=arithmetic.threads,
-        )
-    except (TooFewUpdates, WeightsInvalid):
-        return None, TOO_FEW_UPDATES, inputs.base_path
-    except SearchTooHard:
-        return None, SEARCH_TOO_HARD, inputs.base_path
-    base = read_model(inputs.base_path, spec.layout)
-    try:
-        weights = apply_aggregate(base, aggregate, spec.layout, inputs.lattice)
-    except ModelOverflow:
-        return None, MODEL_OVERFLOW, inputs.base_path
+    aggregate, outcome, weights = combine(
+        [path for _, path in delivered],
+        read_model(inputs.base_path, spec.layout),
+        spec.rule,
+        spec.layout,
+        inputs.lattice,
+        examples=[commitment.examples for commitment, _ in delivered],
+        seed=bucket_seed(inputs),
+        arithmetic=arithmetic,
+    )
+    if outcome != APPLIED:
+        return None, outcome, inputs.base_path
     target = workspace / "model"
     write_model(target, spec.layout, weights)
     return aggregate, APPLIED, target

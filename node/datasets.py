@@ -1,6 +1,6 @@
-"""Real data sets with a fixed held-out test set, and their seeded division among members.
+"""Real data sets with a fixed held-out test set, read from files with published checksums.
 
-Only reads files and divides indices; knows nothing of models, rounds or peers.
+Only reads files, and only into memory; downloads nothing and knows nothing of models, rounds or peers.
 """
 
 from __future__ import annotations
@@ -8,11 +8,14 @@ from __future__ import annotations
 import gzip
 import hashlib
 import importlib.util
+import io
 import struct
+import tarfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +26,12 @@ __all__ = [
     "DatasetCorrupt",
     "DatasetError",
     "DatasetMissing",
-    "PartitionError",
+    "DatasetSource",
+    "Indices",
+    "Labels",
     "Split",
     "UnknownDataset",
     "load_dataset",
-    "partition",
 ]
 
 Features = npt.NDArray[np.float32]
@@ -56,10 +60,6 @@ class DatasetCorrupt(DatasetError):
     """A file's bytes are not those of the published data set."""
 
 
-class PartitionError(DatasetError):
-    """The examples cannot be divided as asked."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Split:
     """Examples with their labels: features float32 (n, …), labels int64 (n,) in [0, classes)."""
@@ -82,63 +82,31 @@ class Dataset:
     test: Split
 
 
+@dataclass(frozen=True, slots=True)
+class DatasetSource:
+    """What is known of a data set without reading it, and how it is read.
+
+    shape: of one example's features. needs_folder: there is no place where its files are looked for unasked.
+    """
+
+    classes: int
+    shape: tuple[int, ...]
+    needs_folder: bool
+    read: Callable[[Path | None], Dataset]
+
+
 def load_dataset(name: str, folder: Path | None = None) -> Dataset:
     """The data set of this name, standardised with constants and split the same way everywhere.
 
-    `folder` holds the IDX files of Fashion-MNIST (default: where Debian's package puts them); the other data
-    sets come with scikit-learn and ignore it. Raises UnknownDataset, DatasetMissing, DatasetCorrupt.
+    `folder` holds the files of MNIST, CIFAR-10 or Fashion-MNIST (the latter's default: where Debian's package
+    puts them); the other data sets come with scikit-learn and ignore it. Raises UnknownDataset,
+    DatasetMissing, DatasetCorrupt.
     """
     try:
-        loader = DATASETS[name]
+        source = DATASETS[name]
     except KeyError:
         raise UnknownDataset(f"no data set is called {name!r}; choose one of {', '.join(DATASETS)}") from None
-    return loader(folder)
-
-
-def partition(labels: Labels, members: int, alpha: float, seed: int, minimum: int = 8) -> list[Indices]:
-    """Divide examples among members with label skew: for each label, shares drawn from Dirichlet(alpha).
-
-    Small alpha gives each member few labels, large alpha gives everybody the same mixture. The result is
-    disjoint and complete, one ascending int64 array of indices per member, and depends only on the arguments.
-    A member whom the draw leaves with fewer than `minimum` examples gets the missing ones from the member
-    that has most. Source: Hsu, Qi, Brown, "Measuring the Effects of Non-Identical Data Distribution for
-    Federated Visual Classification" (2019). Raises PartitionError.
-    """
-    if members < 1:
-        raise PartitionError(f"the number of members must be at least 1, found {members}")
-    if not (0.0 < alpha < float("inf")):
-        raise PartitionError(f"alpha must be a positive number, found {alpha}")
-    if len(labels) < members * minimum:
-        raise PartitionError(
-            f"{members} members with at least {minimum} examples each need {members * minimum} examples, "
-            f"found {len(labels)}; use fewer members or a larger data set"
-        )
-    # RandomState's stream is frozen by NumPy's compatibility policy; Generator's is not.
-    random = np.random.RandomState(seed)
-    shares: list[list[int]] = [[] for _ in range(members)]
-    for label in np.unique(labels):
-        indices = random.permutation(np.flatnonzero(labels == label))
-        proportions = _dirichlet(random, alpha, members)
-        cuts = (np.cumsum(proportions)[:-1] * len(indices)).astype(np.int64)
-        for share, part in zip(shares, np.split(indices, cuts), strict=True):
-            share.extend(int(i) for i in part)
-    for share in shares:
-        while len(share) < minimum:
-            richest = max(shares, key=len)
-            share.append(richest.pop(random.randint(len(richest))))
-    return [np.array(sorted(share), dtype=np.int64) for share in shares]
-
-
-def _dirichlet(random: np.random.RandomState, alpha: float, members: int) -> npt.NDArray[np.float64]:
-    """One Dirichlet(alpha) draw; for a tiny alpha, where every gamma variate underflows, its limit."""
-    gammas: npt.NDArray[np.float64] = random.standard_gamma(alpha, members)
-    total = gammas.sum()
-    if not (0.0 < total < np.inf):
-        corner = np.zeros(members)
-        corner[random.randint(members)] = 1.0
-        return corner
-    proportions: npt.NDArray[np.float64] = gammas / total
-    return proportions
+    return source.read(folder)
 
 
 def _digits(_folder: Path | None) -> Dataset:
@@ -162,22 +130,62 @@ def _breast_cancer(_folder: Path | None) -> Dataset:
 def _fashion_mnist(folder: Path | None) -> Dataset:
     """Fashion-MNIST (Xiao, Rasul, Vollgraf 2017): 28 x 28 images, features (n, 1, 28, 28), 10 classes."""
     folder = FASHION_MNIST_FOLDER if folder is None else folder
-
-    def split(prefix: str, count: int) -> Split:
-        images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", (count, 28, 28))
-        labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", (count,))
-        pixels = images.astype(np.float32)[:, None] / np.float32(255)
-        return Split((pixels - np.float32(0.2860)) / np.float32(0.3530), labels.astype(np.int64))
-
-    return Dataset("fashion-mnist", 10, split("train", 60_000), split("t10k", 10_000))
+    return _idx_dataset("fashion-mnist", folder, _FASHION_MNIST_SHA256, 0.2860, 0.3530, _FASHION_MNIST_ADVICE)
 
 
-DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
-    "digits": _digits,
-    "breast-cancer": _breast_cancer,
-    "fashion-mnist": _fashion_mnist,
+def _mnist(folder: Path | None) -> Dataset:
+    """MNIST (LeCun, Cortes, Burges 1998): 28 x 28 handwritten digits, features (n, 1, 28, 28), 10 classes."""
+    if folder is None:
+        raise DatasetMissing(f"mnist needs a folder that holds its files; {_MNIST_ADVICE}")
+    return _idx_dataset("mnist", folder, _MNIST_SHA256, 0.1307, 0.3081, _MNIST_ADVICE)
+
+
+def _idx_dataset(
+    name: str, folder: Path, digests: dict[str, str], mean: float, deviation: float, advice: str
+) -> Dataset:
+    """A data set of four IDX files in the form of MNIST's."""
+
+    def split(prefix: str) -> Split:
+        count = _MNIST_COUNTS[prefix]
+        images, labels = f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+        pixels = _read_idx(folder, images, (count, 28, 28), digests[images], advice)[:, None]
+        classes = _read_idx(folder, labels, (count,), digests[labels], advice)
+        return Split(_standardised(pixels, [mean], [deviation]), classes.astype(np.int64))
+
+    return Dataset(name, 10, split("train"), split("t10k"))
+
+
+def _cifar_10(folder: Path | None) -> Dataset:
+    """CIFAR-10 (Krizhevsky 2009): 32 x 32 colour images, features (n, 3, 32, 32), 10 classes.
+
+    Standardised by channel with the constants that ByzFL uses too. Its deviations are smaller than those over
+    all pixels, which are 0.2470, 0.2435 and 0.2616.
+    """
+    if folder is None:
+        raise DatasetMissing(f"cifar-10 needs a folder that holds its files; {_CIFAR_10_ADVICE}")
+    archived = not (folder / "data_batch_1.bin").exists() and (folder / _CIFAR_10_ARCHIVE).exists()
+    batches = _read_archived_batches(folder) if archived else _read_batches(folder)
+
+    def split(*names: str) -> Split:
+        records = np.concatenate([np.frombuffer(batches.pop(name), dtype=np.uint8) for name in names])
+        records = records.reshape(-1, 1 + 3 * 32 * 32)
+        pixels = records[:, 1:].reshape(-1, 3, 32, 32)
+        features = _standardised(pixels, [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
+        return Split(features, records[:, 0].astype(np.int64))
+
+    return Dataset(
+        "cifar-10", 10, split(*(f"data_batch_{i}.bin" for i in range(1, 6))), split("test_batch.bin")
+    )
+
+
+DATASETS: Final[dict[str, DatasetSource]] = {
+    "digits": DatasetSource(10, (64,), False, _digits),
+    "breast-cancer": DatasetSource(2, (30,), False, _breast_cancer),
+    "fashion-mnist": DatasetSource(10, (1, 28, 28), False, _fashion_mnist),
+    "mnist": DatasetSource(10, (1, 28, 28), True, _mnist),
+    "cifar-10": DatasetSource(10, (3, 32, 32), True, _cifar_10),
 }
-"""The data sets by name, each with the function that reads it from an optional folder."""
+"""The data sets by name."""
 
 
 def _divide(
@@ -191,61 +199,141 @@ def _divide(
     return Dataset(name, classes, examples.take(rest), examples.take(held_out))
 
 
+def _standardised(pixels: npt.NDArray[np.uint8], means: list[float], deviations: list[float]) -> Features:
+    """(pixel / 255 - mean) / deviation by channel, for pixels (n, channels, height, width)."""
+    features = pixels.astype(np.float32)
+    features /= np.float32(255)
+    features -= np.array(means, dtype=np.float32)[:, None, None]
+    features /= np.array(deviations, dtype=np.float32)[:, None, None]
+    return features
+
+
 def _bundled_table(file: str, sha256: str, skip: int) -> npt.NDArray[np.float64]:
     """A table that scikit-learn carries, read without importing scikit-learn (seconds of start-up a peer)."""
     package = importlib.util.find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
         raise DatasetMissing(f"{file} comes with scikit-learn, which is not installed: pip install folkmoot")
     path = Path(package.submodule_search_locations[0]) / "datasets" / "data" / file
-    content = _read_verified(path, sha256, "reinstall scikit-learn")
+    content = _read_verified(path, sha256, _LARGEST_TABLE, "reinstall scikit-learn")
     lines = content.decode("ascii").splitlines()
     table: npt.NDArray[np.float64] = np.loadtxt(lines, delimiter=",", skiprows=skip, dtype=np.float64)
     return table
 
 
-def _read_idx(folder: Path, name: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def _read_idx(
+    folder: Path, name: str, shape: tuple[int, ...], sha256: str, advice: str
+) -> npt.NDArray[np.uint8]:
     """An IDX file of unsigned bytes, plain or gzipped, that must have this shape and the published digest.
 
     Format: two zero bytes, 0x08 for uint8, the number of dimensions, each dimension as uint32 big endian.
     """
-    advice = (
-        "install Debian's package dataset-fashion-mnist, or name a folder (data_dir) with the four IDX files "
-        "of Fashion-MNIST"
-    )
     plain = folder / name
     path = plain if plain.exists() else folder / f"{name}.gz"
-    content = _read_verified(path, _FASHION_MNIST_SHA256[name], advice)
     header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
-    if not content.startswith(header) or len(content) != len(header) + int(np.prod(shape)):
+    size = len(header) + int(np.prod(shape))
+    content = _read_verified(path, sha256, size, advice)
+    if not content.startswith(header) or len(content) != size:
         raise DatasetCorrupt(f"{path}: expected an IDX file of shape {shape}; {advice}")
     return np.frombuffer(content, dtype=np.uint8, offset=len(header)).reshape(shape)
 
 
-def _read_verified(path: Path, sha256: str, advice: str) -> bytes:
-    """The file's content, unpacked when its name ends in .gz, whose SHA-256 must be the given one."""
+def _read_batches(folder: Path) -> dict[str, bytes]:
+    """CIFAR-10's six files by name: 10,000 records each of one byte of label and 3 x 32 x 32 of pixels."""
+    size = _CIFAR_10_BATCH_BYTES
+    return {
+        name: _read_verified(folder / name, sha256, size, _CIFAR_10_ADVICE)
+        for name, sha256 in _CIFAR_10_SHA256.items()
+    }
+
+
+def _read_archived_batches(folder: Path) -> dict[str, bytes]:
+    """The same from the archive, which is opened only if its digest holds, and never unpacked to disk."""
+    path = folder / _CIFAR_10_ARCHIVE
+    content = _read_verified(path, _CIFAR_10_ARCHIVE_SHA256, _CIFAR_10_ARCHIVE_BYTES, _CIFAR_10_ADVICE)
+    batches = {}
     try:
-        content = path.read_bytes()
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            for member in archive:
+                name = member.name.removeprefix("cifar-10-batches-bin/")
+                if name in _CIFAR_10_SHA256 and member.isreg() and member.size == _CIFAR_10_BATCH_BYTES:
+                    stream = archive.extractfile(member)
+                    batches[name] = b"" if stream is None else stream.read()
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise DatasetCorrupt(f"{path} is not a complete archive ({error}); {_CIFAR_10_ADVICE}") from error
+    for name in _CIFAR_10_SHA256:
+        if len(batches.get(name, b"")) != _CIFAR_10_BATCH_BYTES:
+            raise DatasetCorrupt(
+                f"{path}: expected in it {name} of {_CIFAR_10_BATCH_BYTES} bytes; {_CIFAR_10_ADVICE}"
+            )
+    return batches
+
+
+def _read_verified(path: Path, sha256: str, most: int, advice: str) -> bytes:
+    """The file's content of at most `most` bytes, whose SHA-256 must be the given one.
+
+    It is unpacked when the name ends in .gz, but not in .tar.gz.
+    """
+    packed = path.suffix == ".gz" and not path.name.endswith(".tar.gz")
+    try:
+        with gzip.open(path, "rb") if packed else path.open("rb") as stream:
+            content = stream.read(most + 1)
     except FileNotFoundError:
         raise DatasetMissing(f"{path} does not exist; {advice}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DatasetCorrupt(f"{path} is not a complete gzip file ({error}); {advice}") from error
     except OSError as error:
         raise DatasetMissing(f"{path} cannot be read ({error.strerror}); {advice}") from error
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DatasetCorrupt(f"{path} is not a complete gzip file ({error}); {advice}") from error
+    if len(content) > most:
+        raise DatasetCorrupt(f"{path}: expected content of at most {most} bytes, found more; {advice}")
     found = hashlib.sha256(content).hexdigest()
     if found != sha256:
         raise DatasetCorrupt(f"{path}: expected content with SHA-256 {sha256}, found {found}; {advice}")
     return content
 
 
+_LARGEST_TABLE = 2**20
+
+_FASHION_MNIST_ADVICE = (
+    "install Debian's package dataset-fashion-mnist, or name a folder (data_dir) with the four IDX files "
+    "of Fashion-MNIST, plain or .gz"
+)
+_MNIST_ADVICE = (
+    "get the four IDX files, plain or .gz, from the data set's page, yann.lecun.com/exdb/mnist, "
+    "and name the folder (data_dir) that holds them"
+)
+_CIFAR_10_ADVICE = (
+    "get the binary version, cifar-10-binary.tar.gz, from the data set's page, "
+    "www.cs.toronto.edu/~kriz/cifar.html, and name the folder (data_dir) that holds it or its six .bin files"
+)
+
+_MNIST_COUNTS = {"train": 60_000, "t10k": 10_000}
+
+# Digests of the unpacked files.
 _FASHION_MNIST_SHA256 = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+_MNIST_SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+_CIFAR_10_SHA256 = {
+    "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+}
+_CIFAR_10_BATCH_BYTES = 10_000 * (1 + 3 * 32 * 32)
+
+_CIFAR_10_ARCHIVE = "cifar-10-binary.tar.gz"
+_CIFAR_10_ARCHIVE_BYTES = 170_052_171
+_CIFAR_10_ARCHIVE_SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
 
 # Means and standard deviations of the training part's 30 measures, rounded: constants of the task, so that no
 # member needs another's data to standardise its own.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from folkmoot.node.datasets import Split, load_dataset, partition
+from folkmoot.node.datasets import Split, load_dataset
+from folkmoot.node.partitions import dirichlet
 from folkmoot.node.trainer import Config, Weights
 
 __all__ = ["Hyperparameters", "TorchTrainer", "create"]
@@ -50,13 +52,13 @@ def create(
     """The trainer of member `index` of `members`, whose data is its part of a Dirichlet(alpha) partition.
 
     All members must name the same dataset, members, alpha and seed. `epochs`, `lr` and `batch` default to
-    values that suit the data set; `data_dir` is the folder of Fashion-MNIST's IDX files. Raises ValueError
-    and the errors of `datasets`.
+    values that suit the data set; `data_dir` is the folder of its files, where it needs one. Raises
+    ValueError and the errors of `datasets` and `partitions`.
     """
     if not 0 <= index < members:
         raise ValueError(f"index must be from 0 to {members - 1}, found {index}")
     data = load_dataset(dataset, None if data_dir is None else Path(data_dir))
-    shares = partition(data.train.labels, members, alpha, seed)
+    shares = dirichlet(data.train.labels, members, alpha, seed)
     network, default = _NETWORKS[dataset]
     return TorchTrainer(
         network=network,
@@ -182,20 +184,25 @@ def _breast_cancer_network() -> nn.Module:
     return nn.Sequential(nn.Linear(30, 16), nn.ReLU(), nn.Linear(16, 2))
 
 
-def _fashion_mnist_network() -> nn.Module:
+def _image_network(channels: int, side: int) -> nn.Module:
+    """For images (channels, side, side), where 4 divides side."""
     return nn.Sequential(
-        nn.Conv2d(1, 8, kernel_size=5, stride=2, padding=2),
+        nn.Conv2d(channels, 8, kernel_size=5, stride=2, padding=2),
         nn.ReLU(),
         nn.Conv2d(8, 16, kernel_size=3, stride=2, padding=1),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(16 * 7 * 7, 10),
+        nn.Linear(16 * (side // 4) ** 2, 10),
     )
 
+
+_IMAGE_TRAINING = Hyperparameters(epochs=1, learning_rate=0.02, batch=64)
 
 _NETWORKS: dict[str, tuple[Callable[[], nn.Module], Hyperparameters]] = {
     "digits": (_digits_network, Hyperparameters(epochs=10, learning_rate=0.05, batch=16)),
     "breast-cancer": (_breast_cancer_network, Hyperparameters(epochs=5, learning_rate=0.05, batch=16)),
-    "fashion-mnist": (_fashion_mnist_network, Hyperparameters(epochs=1, learning_rate=0.02, batch=64)),
+    "fashion-mnist": (partial(_image_network, 1, 28), _IMAGE_TRAINING),
+    "mnist": (partial(_image_network, 1, 28), _IMAGE_TRAINING),
+    "cifar-10": (partial(_image_network, 3, 32), _IMAGE_TRAINING),
 }
 """By data set: the network and the local training that suits a federation of about ten members."""

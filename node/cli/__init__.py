@@ -71,6 +71,7 @@ _COMMANDS: Final = {
     "run": Lazy("folkmoot.node.cli.run:run", "Run this node."),
     "status": Lazy("folkmoot.node.cli.status:status", "What this node knows."),
     "audit": Lazy("folkmoot.node.cli.audit:audit", "Recompute every round from chain and blobs."),
+    "experiment": Lazy("folkmoot.experiments.cli:experiment", "Which rule survives which attack."),
     "aggregate": Lazy("folkmoot.node.cli.aggregate:aggregate", "Apply a rule to safetensors files."),
 }
 

@@ -39,7 +39,7 @@ __all__ = ["demo"]
 @click.option("--compare", help="Several rules, separated by commas, one after another, side by side.")
 @click.option("--rounds", type=click.IntRange(1, 1000), default=5, show_default=True)
 @click.option("--dataset", type=click.Choice(list(DATASETS)), default="digits", show_default=True)
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of Fashion-MNIST's IDX files.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Folder of the data set's files.")
 @click.option(
     "--alpha",
     type=click.FloatRange(0, min_open=True),

@@ -196,13 +196,15 @@ def mda(x: Matrix, f: int) -> Vector:
 
 
 def geometric_median(x: Matrix, f: int, steps: int = 8) -> Vector:
-    """Weiszfeld 1937, from zero; a point that the iterate meets keeps it."""
+    """Weiszfeld 1937, from zero; no distance counts for less than 1/16 of the lower median of all."""
     x = floats(x)
     z = np.zeros(x.shape[1])
     for _ in range(steps):
         radii = [norm(row - z) for row in x]
-        if min(radii) == 0.0:
+        least = sorted(radii)[(len(radii) - 1) // 2] / 16
+        if least == 0.0:
             return z
+        radii = [max(least, r) for r in radii]
         z = sum(row / r for row, r in zip(x, radii, strict=True)) / sum(1 / r for r in radii)
     return z
 

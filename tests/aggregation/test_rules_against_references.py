@@ -24,6 +24,7 @@ from folkmoot.aggregation import (
     Layout,
     RuleSpec,
     TensorSpec,
+    aggregate,
     aggregate_updates,
     aggregate_values,
     minimum_updates,
@@ -299,3 +300,12 @@ def test_a_rule_equals_its_reference(name: str, pre: tuple[str, ...]) -> None:
     cases = COMPOSED if pre else ALONE
     compared = sum(check(name, pre, seed) for seed in range(cases))
     assert compared >= 0.6 * cases
+
+
+@pytest.mark.parametrize("size", [0, 1, 300])
+def test_liars_near_zero_do_not_hold_the_geometric_median_at_its_start(size: int) -> None:
+    honest = np.random.default_rng(1).integers(100, 1900, (8, 8)).astype(np.float32)
+    lies = np.full((2, 8), -size, np.float32)
+    found = aggregate([*honest, *lies], "geometric-median", f=2)
+    without = aggregate(list(honest), "geometric-median")
+    assert np.linalg.norm(found - without) < 0.5 * np.linalg.norm(without)

@@ -1,0 +1,234 @@
+"""Local training of many members from one model: all at once where that is faster, or one after the other.
+
+A function of the model, the members' examples, the seed and the round, plus each member's own momentum.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.func import functional_call, grad, vmap
+
+from folkmoot.experiments.cells import Training
+from folkmoot.experiments.models import Dropout
+from folkmoot.node.datasets import Split
+
+__all__ = ["Batches", "LocalTraining", "learning_rate"]
+
+Floats = npt.NDArray[np.float32]
+
+_ORDER, _MASKS = 1, 2
+"""What a member's random numbers are for."""
+ADAM_BETA2, ADAM_EPSILON = 0.999, 1e-8
+
+
+def learning_rate(training: Training, round_number: int, rounds: int) -> float:
+    """The learning rate in round 0 to rounds - 1."""
+    if training.schedule == "cosine":
+        return training.lr * 0.5 * (1 + math.cos(math.pi * round_number / rounds))
+    if training.schedule == "step":
+        return float(training.lr * 0.1 ** (3 * round_number // rounds))
+    return training.lr
+
+
+class Batches:
+    """Which examples a member sees: pass after pass over all of them, each in a new order.
+
+    A function of seed, member and position, so that it can begin anywhere.
+    """
+
+    def __init__(self, examples: int, seed: int, member: int) -> None:
+        self._examples, self._seed, self._member = examples, seed, member
+        self._pass, self._order = -1, np.empty(0, np.int64)
+
+    def take(self, start: int, count: int) -> npt.NDArray[np.int64]:
+        """The indices at the positions start to start + count - 1 of the endless sequence."""
+        parts = []
+        while count:
+            number, offset = divmod(start, self._examples)
+            part = self._permutation(number)[offset : offset + count]
+            parts.append(part)
+            start, count = start + len(part), count - len(part)
+        return np.concatenate(parts)
+
+    def _permutation(self, number: int) -> npt.NDArray[np.int64]:
+        if number != self._pass:
+            random = np.random.default_rng([_ORDER, self._seed, self._member, number])
+            self._pass, self._order = number, random.permutation(self._examples)
+        return self._order
+
+
+class LocalTraining:
+    """The members' training. `train` must be called for one round after the other: momentum is kept.
+
+    model: its parameters are replaced in every call. data: one Split for each member. numbers: the members'
+    indices in the federation, which seed their batches. vectorised: all members in one call of PyTorch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        training: Training,
+        rounds: int,
+        data: Sequence[Split],
+        numbers: Sequence[int],
+        seed: int,
+        *,
+        vectorised: bool,
+        device: str = "cpu",
+    ) -> None:
+        self._model = model.to(device).train()
+        self._training, self._rounds, self._seed = training, rounds, seed
+        self._numbers, self._vectorised, self._device = numbers, vectorised, device
+        self._features = [torch.from_numpy(split.features).to(device) for split in data]
+        self._labels = [torch.from_numpy(split.labels).to(device) for split in data]
+        self._batches = [
+            Batches(len(split.labels), seed, number) for split, number in zip(data, numbers, strict=True)
+        ]
+        self._shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        self._dropouts = {
+            f"{name}.mask" if name else "mask": layer
+            for name, layer in model.named_modules()
+            if isinstance(layer, Dropout)
+        }
+        size = sum(math.prod(shape) for shape in self._shapes.values())
+        kept = 2 if training.optimizer == "adam" else 1
+        self._state = torch.zeros((kept, len(data), size), device=device)
+        self._steps_done = [0] * len(data)
+        self._trained = torch.empty((len(data), size), device=device)
+
+    @property
+    def examples(self) -> list[int]:
+        """How many examples each member has."""
+        return [len(labels) for labels in self._labels]
+
+    def train(self, weights: Floats, round_number: int) -> Floats:
+        """Each member's weights after its local training from `weights` (d,): float32 (members, d).
+
+        The next call writes into the same array.
+        """
+        steps = [self._steps(count) for count in self.examples]
+        rate = learning_rate(self._training, round_number, self._rounds)
+        start = torch.from_numpy(weights).to(self._device)
+        trained = self._trained.copy_(start)
+        if self._vectorised:
+            for step in range(max(steps)):
+                active = [i for i, count in enumerate(steps) if step < count]
+                self._step(trained, active, rate)
+        else:
+            for member, count in enumerate(steps):
+                for _ in range(count):
+                    self._step(trained, [member], rate)
+        result: Floats = trained.cpu().numpy()
+        return result
+
+    def _steps(self, examples: int) -> int:
+        if self._training.steps:
+            return self._training.steps
+        return max(1, math.ceil(self._training.epochs * examples / self._training.batch))
+
+    def _step(self, weights: torch.Tensor, members: list[int], rate: float) -> None:
+        """One step of the optimizer for some members, in place."""
+        if len(members) == len(weights):
+            self._move(weights, self._state, self._gradients(weights, members), members, rate)
+        elif len(members) == 1:
+            only = slice(members[0], members[0] + 1)
+            own, state = weights[only], self._state[:, only]
+            self._move(own, state, self._gradients(own, members), members, rate)
+        else:
+            own, state = weights[members], self._state[:, members]
+            self._move(own, state, self._gradients(own, members), members, rate)
+            weights[members], self._state[:, members] = own, state
+        for member in members:
+            self._steps_done[member] += 1
+
+    def _gradients(self, weights: torch.Tensor, members: list[int]) -> torch.Tensor:
+        """The gradients (k, d) of the mean cross-entropy over each member's next batch."""
+        batch = self._training.batch
+        picked = [
+            torch.from_numpy(self._batches[i].take(self._steps_done[i] * batch, batch)).to(self._device)
+            for i in members
+        ]
+        masks = self._masks(members)
+        if self._vectorised:
+            features = torch.stack([self._features[i][p] for i, p in zip(members, picked, strict=True)])
+            labels = torch.stack([self._labels[i][p] for i, p in zip(members, picked, strict=True)])
+            found = vmap(grad(self._loss))(self._tensors(weights), masks, features, labels)
+            return torch.cat([found[name].reshape(len(members), -1) for name in self._shapes], dim=1)
+        (member,), (chosen,) = members, picked
+        features = self._features[member][chosen]
+        if features.dim() == 4:
+            features = features.to(memory_format=torch.channels_last)
+        tensors = {name: t[0].requires_grad_() for name, t in self._tensors(weights).items()}
+        loss = self._loss(
+            tensors, {name: mask[0] for name, mask in masks.items()}, features, self._labels[member][chosen]
+        )
+        gradients = torch.autograd.grad(loss, list(tensors.values()))
+        return torch.cat([gradient.reshape(-1) for gradient in gradients])[None]
+
+    def _loss(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        masks: Mapping[str, torch.Tensor],
+        features: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> torch.Tensor:
+        output = functional_call(self._model, {**tensors, **masks}, (features,))
+        return nn.functional.cross_entropy(output, labels)
+
+    def _tensors(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The model's parameters (k, ...) as views of the flat weights (k, d)."""
+        sizes = [math.prod(shape) for shape in self._shapes.values()]
+        parts = torch.split(weights.detach(), sizes, dim=1)
+        return {
+            name: part.view(len(weights), *shape)
+            for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
+        }
+
+    def _masks(self, members: list[int]) -> dict[str, torch.Tensor]:
+        """Dropout masks (k, batch, ...) by buffer, from each member's own random numbers."""
+        masks: dict[str, torch.Tensor] = {}
+        if not self._dropouts:
+            return masks
+        randoms = [
+            np.random.default_rng([_MASKS, self._seed, self._numbers[i], self._steps_done[i]])
+            for i in members
+        ]
+        for name, layer in self._dropouts.items():
+            kept = [
+                random.random((self._training.batch, *layer.shape), np.float32) >= layer.rate
+                for random in randoms
+            ]
+            mask = np.stack(kept) * np.float32(1 / (1 - layer.rate))
+            masks[name] = torch.from_numpy(mask.astype(np.float32)).to(self._device)
+        return masks
+
+    def _move(
+        self,
+        weights: torch.Tensor,
+        state: torch.Tensor,
+        gradients: torch.Tensor,
+        members: list[int],
+        rate: float,
+    ) -> None:
+        training, momentum = self._training, state[0]
+        if training.weight_decay:
+            gradients = gradients + training.weight_decay * weights
+        if training.momentum == 0 and training.optimizer == "sgd":
+            weights.sub_(gradients, alpha=rate)
+            return
+        momentum.mul_(training.momentum).add_(gradients, alpha=1 - training.momentum)
+        if training.optimizer == "sgd":
+            weights.sub_(momentum, alpha=rate)
+            return
+        squares = state[1]
+        squares.mul_(ADAM_BETA2).addcmul_(gradients, gradients, value=1 - ADAM_BETA2)
+        counts = torch.tensor([self._steps_done[i] + 1 for i in members], device=weights.device)[:, None]
+        first = momentum / (1 - training.momentum**counts)
+        second = squares / (1 - ADAM_BETA2**counts)
+        weights.sub_(rate * first / (second.sqrt() + ADAM_EPSILON))
