@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from folkmoot.aggregation.rules import written_rule
+from folkmoot.aggregation.rules import RULES, written_rule
 from folkmoot.experiments.cells import Cell, ImpossibleCell
 from folkmoot.experiments.federation import Federation
 from folkmoot.experiments.members import one_at_a_time
@@ -27,6 +27,7 @@ __all__ = ["ComparedRound", "Comparison", "compare", "require_network"]
 
 FACTORY = "folkmoot.experiments.members:create"
 LEAST_MEMBERS = 4
+_BUILT_IN = frozenset(RULES)
 COMMIT, REVEAL, ATTEMPT = 120, 30, 30
 """Windows in seconds; with every member at work no round waits for them."""
 STALLED = 300.0
@@ -67,6 +68,8 @@ def require_network(cell: Cell) -> None:
     """Raise ImpossibleCell for a cell that real nodes cannot run."""
     if cell.members < LEAST_MEMBERS:
         raise ImpossibleCell(f"a federation has at least {LEAST_MEMBERS} members, found {cell.members}")
+    if cell.rule.name not in _BUILT_IN:
+        raise ImpossibleCell(f"nodes know the rules that are built in, and {cell.rule.name} is a plugin's")
     if any(entry.name == "bucketing" for entry in cell.rule.pre):
         raise ImpossibleCell(
             "real nodes draw the buckets from keys that are fresh in every run, so bucketing cannot be "

@@ -38,6 +38,7 @@ is a list by nature, needs lists in a list.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,7 +64,7 @@ from folkmoot.node.errors import ConfigError, FileProblem
 from folkmoot.node.partitions import PARTITIONS, find_partition
 from folkmoot.node.task_file import DEFAULT_EXPONENT
 
-__all__ = ["Grid", "grid_of", "read_document", "read_grid", "told_of"]
+__all__ = ["Grid", "grid_of", "import_plugins", "read_document", "read_grid", "told_of"]
 
 MOST_CELLS: Final = 100_000
 
@@ -79,7 +80,7 @@ _KEYS: Final[dict[str, frozenset[str]]] = {
     "rule": frozenset({"name", "params", "pre"}),
     "attack": frozenset({"name", "params", "knowledge"}),
 }
-_TOP: Final = frozenset({"name", "seeds", "scores", "folder", "search", *_KEYS})
+_TOP: Final = frozenset({"name", "seeds", "scores", "folder", "plugins", "search", *_KEYS})
 _NEEDED: Final = ("data", "model", "training", "federation", "rule")
 
 
@@ -90,6 +91,8 @@ class Grid:
     name: str
     cells: tuple[Cell, ...]
     folder: Path | None
+    plugins: tuple[str, ...] = ()
+    """Modules that add rules, attacks, models or data sets of the user's own when they are imported."""
 
 
 def read_grid(path: Path) -> Grid:
@@ -123,6 +126,7 @@ def grid_of(document: Mapping[str, Any], name: str = "grid") -> Grid:
     for section in _NEEDED:
         if section not in document:
             raise ImpossibleCell(f"the section [{section}] is missing")
+    plugins = _plugins(document.get("plugins", []))
     sections = {section: list(_tables(section, document.get(section, {}))) for section in _KEYS}
     count = len(_seeds(document))
     for tables in sections.values():
@@ -140,8 +144,29 @@ def grid_of(document: Mapping[str, Any], name: str = "grid") -> Grid:
     if folder is not None and not isinstance(folder, str):
         raise ImpossibleCell(f"folder is {folder!r}, expected the path of a folder with the data's files")
     return Grid(
-        str(document.get("name", name)), tuple(cells.values()), None if folder is None else Path(folder)
+        str(document.get("name", name)),
+        tuple(cells.values()),
+        None if folder is None else Path(folder),
+        plugins,
     )
+
+
+def import_plugins(names: Sequence[str]) -> None:
+    """Import modules that register something of the user's own. Raises ImpossibleCell."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:
+            raise ImpossibleCell(
+                f"plugin {name!r} cannot be imported ({type(error).__name__}: {error}); "
+                "is its folder on PYTHONPATH?"
+            ) from error
+
+
+def _plugins(given: object) -> tuple[str, ...]:
+    names = tuple(_text(name, "plugins") for name in (given if isinstance(given, list) else [given]))
+    import_plugins(names)
+    return names
 
 
 def _cell(chosen: Mapping[str, Mapping[str, Any]], scores: tuple[str, ...], seed: int) -> Cell:

@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol, Self
 
 from folkmoot.experiments.cells import Cell
 from folkmoot.experiments.results import CellResult
+from folkmoot.experiments.specification import import_plugins
 from folkmoot.node.datasets import Dataset, load_dataset
 from folkmoot.node.errors import ExitCode, NodeError
 
@@ -98,15 +99,15 @@ class LocalWorkers:
     Use as a context manager.
     """
 
-    def __init__(self, count: int, folder: Path | None) -> None:
-        self._count, self._folder = count, folder
+    def __init__(self, count: int, folder: Path | None, plugins: Sequence[str] = ()) -> None:
+        self._count, self._folder, self._plugins = count, folder, plugins
 
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
         self._news: Any = context.Queue()
         # NumPy's libraries read these when they are loaded, in the children.
         os.environ.update({name: os.environ.get(name, "1") for name in _ONE_THREAD})
-        self._pool = ProcessPoolExecutor(self._count, context, _begin, (self._news,))
+        self._pool = ProcessPoolExecutor(self._count, context, _begin, (self._news, self._plugins))
         return self
 
     def __exit__(
@@ -144,7 +145,7 @@ def _drain(news: Any, advance: Advance) -> None:
 _news: Any = None
 
 
-def _begin(news: Any) -> None:
+def _begin(news: Any, plugins: Sequence[str]) -> None:
     """First thing in a worker: leave the keyboard to the parent, and do not outlive it."""
     global _news
     _news = news
@@ -157,6 +158,7 @@ def _begin(news: Any) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    import_plugins(plugins)
 
 
 def _work_and_tell(cell: Cell, folder: Path | None) -> Finished:
@@ -170,8 +172,8 @@ class RayWorkers:
     Use as a context manager.
     """
 
-    def __init__(self, address: str, folder: Path | None) -> None:
-        self._address, self._folder = address, folder
+    def __init__(self, address: str, folder: Path | None, plugins: Sequence[str] = ()) -> None:
+        self._address, self._folder, self._plugins = address, folder, plugins
 
     def __enter__(self) -> Self:
         """Raises RayMissing."""
@@ -199,12 +201,13 @@ class RayWorkers:
         """A task that fails because its machine is lost is tried three times more."""
         ray = self._ray
         task = ray.remote(num_cpus=1, max_retries=3)(_ray_work)
-        waiting = [task.remote(cell, self._folder) for cell in cells]
+        waiting = [task.remote(cell, self._folder, self._plugins) for cell in cells]
         while waiting:
             done, waiting = ray.wait(waiting, timeout=POLL)
             for reference in done:
                 yield ray.get(reference)
 
 
-def _ray_work(cell: Cell, folder: Path | None) -> Finished:
+def _ray_work(cell: Cell, folder: Path | None, plugins: Sequence[str]) -> Finished:
+    import_plugins(plugins)
     return work(cell, folder)

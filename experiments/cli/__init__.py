@@ -11,12 +11,18 @@ from folkmoot.node.cli import Lazy, LazyGroup
 
 __all__ = ["experiment"]
 
+_EXTRA: Final = "experiments"
+
 _COMMANDS: Final = {
-    "run": Lazy("folkmoot.experiments.cli.run:run", "Run a grid; what is done stays done."),
-    "report": Lazy("folkmoot.experiments.cli.report:report", "Pictures, tables and a ranking of a grid."),
-    "search": Lazy("folkmoot.experiments.cli.search:search", "Each rule's best setting."),
+    "run": Lazy("folkmoot.experiments.cli.run:run", "Run a grid; what is done stays done.", _EXTRA),
+    "report": Lazy(
+        "folkmoot.experiments.cli.report:report", "Pictures, tables and a ranking of a grid.", _EXTRA
+    ),
+    "search": Lazy("folkmoot.experiments.cli.search:search", "Each rule's best setting.", _EXTRA),
     "network": Lazy(
-        "folkmoot.experiments.cli.network:network", "One cell in memory and as processes: the same models?"
+        "folkmoot.experiments.cli.network:network",
+        "One cell in memory and as processes: the same models?",
+        _EXTRA,
     ),
 }
 

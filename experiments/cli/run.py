@@ -22,7 +22,8 @@ from rich.table import Table
 from folkmoot.aggregation.interface import processors
 from folkmoot.experiments.cells import Cell
 from folkmoot.experiments.grid_run import GridOutcome, pending, run_grid
-from folkmoot.experiments.ranking import worst_cases
+from folkmoot.experiments.report.findings import find
+from folkmoot.experiments.report.standings import Standing, standings
 from folkmoot.experiments.specification import Grid, read_grid
 from folkmoot.experiments.workers import Finished, LocalWorkers, RayWorkers, Workers
 from folkmoot.node.cli.access import json_option, print_json
@@ -60,9 +61,9 @@ def run(
         return ExitCode.DONE
     crew: Workers
     if address is None:
-        crew = LocalWorkers(workers or processors(), specification.folder)
+        crew = LocalWorkers(workers or processors(), specification.folder, specification.plugins)
     else:
-        crew = RayWorkers(address, specification.folder)
+        crew = RayWorkers(address, specification.folder, specification.plugins)
     with crew:
         outcome = _run(specification, grid.read_bytes(), out, crew, missing)
     if as_json:
@@ -121,8 +122,8 @@ def _document(grid: Grid, out: Path, outcome: GridOutcome) -> dict[str, object]:
             {"cell": cell.id, "why": why, "settings": cell.settings()} for cell, why in outcome.failures
         ],
         "ranking": [
-            {"rule": c.rule, "worst": c.worst, "attack": c.attack, "honest": c.honest}
-            for c in worst_cases(outcome.results)
+            {"rule": p.rule, "worst": p.worst, "attacks": p.attacks, "honest": p.honest, "mean": p.mean}
+            for p in _ranking(outcome)
         ],
     }
 
@@ -131,9 +132,9 @@ def _print(grid: Grid, out: Path, outcome: GridOutcome) -> None:
     console = Console()
     console.print(f"{len(outcome.results)} of {len(grid.cells)} cells are done, in {out}", highlight=False)
     table = Table("rule", "worst accuracy", "under", "without attack", title="Ranking by worst case")
-    for case in worst_cases(outcome.results):
-        honest = "–" if case.honest is None else f"{case.honest:.3f}"
-        table.add_row(case.rule, f"{case.worst:.3f}", case.attack, honest)
+    for place in _ranking(outcome):
+        honest = "–" if place.honest is None else f"{place.honest:.3f}"
+        table.add_row(place.rule, f"{place.worst:.3f}", ", ".join(place.attacks), honest)
     if outcome.results:
         console.print(table)
     for why, cells in _by_reason(outcome).items():
@@ -141,6 +142,10 @@ def _print(grid: Grid, out: Path, outcome: GridOutcome) -> None:
         console.print(shown, markup=False, highlight=False, soft_wrap=True)
     if not outcome.failures:
         console.print(f"Pictures and tables: folkmoot experiment report {out}", highlight=False)
+
+
+def _ranking(outcome: GridOutcome) -> list[Standing]:
+    return standings(find(outcome.results)) if outcome.results else []
 
 
 def _by_reason(outcome: GridOutcome) -> dict[str, list[str]]:

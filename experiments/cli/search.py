@@ -48,9 +48,11 @@ def search(grid: Path, out: Path, workers: int | None, address: str | None, as_j
     document = read_document(grid)
     with told_of(grid):
         asked = read_search(document)
-        folder = grid_of(asked.document).folder
+        whole = grid_of(asked.document)
         crew: Workers = (
-            LocalWorkers(workers or processors(), folder) if address is None else RayWorkers(address, folder)
+            LocalWorkers(workers or processors(), whole.folder, whole.plugins)
+            if address is None
+            else RayWorkers(address, whole.folder, whole.plugins)
         )
         with crew:
             found = _run(asked, grid.read_bytes(), out, crew)

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from folkmoot.node.cli.failure import report
-from folkmoot.node.errors import ExitCode
+from folkmoot.node.errors import ExitCode, UsageProblem
 
 __all__ = ["Frame", "LazyGroup", "cli", "execute", "main"]
 
@@ -27,6 +27,8 @@ class Lazy:
     target: str
     """As "package.module:command"."""
     summary: str
+    extra: str = ""
+    """The extra of the distribution that it needs beside the rest."""
 
 
 @dataclass(slots=True)
@@ -52,7 +54,15 @@ class LazyGroup(click.Group):
         if name not in self.lazy:
             return None
         module, _, attribute = self.lazy[name].target.partition(":")
-        command = getattr(importlib.import_module(module), attribute)
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if not self.lazy[name].extra or (error.name or "").startswith("folkmoot"):
+                raise
+            raise UsageProblem(
+                f"{error.name} is not installed; run scripts/setup {self.lazy[name].extra}, "
+                f"or pip install 'folkmoot[{self.lazy[name].extra}]'"
+            ) from None
         if not isinstance(command, click.Command):
             raise TypeError(f"{self.lazy[name].target} is no command")
         return command
