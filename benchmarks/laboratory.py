@@ -1,14 +1,14 @@
-"""The laboratory beside ByzFL's federation: the same experiment in both, accuracy by accuracy, second by second.
+"""The laboratory beside ByzFL's federation: the same experiment in both, accuracy by accuracy, step by step.
 
     python benchmarks/laboratory.py curves --json curves.json --picture curves.png
     python benchmarks/laboratory.py speed --n 10 20 50 --json speed.json
-    python benchmarks/laboratory.py curves --steps 20 --rules median       # minutes less
+    python benchmarks/laboratory.py curves --steps 20 --rules krum         # minutes less
 
-Both get the same data, network, initial weights, batches, attack and rule: Fashion-MNIST, the MNIST network of
-ByzFL ("lenet" here), 32 examples a step, momentum 0.9 at the member. ByzFL's Client, Server and ByzantineClient
-run as its documentation shows; its data loaders get tensors, with no transform to run. Accuracy is measured by
-one function for both and is not timed. `speed` takes turns, step by step, in one process with --threads threads
-for each.
+Both get the same data, network, initial weights, batches, attack and rule: Fashion-MNIST, the MNIST network
+of ByzFL ("lenet" here), 32 examples a step, momentum 0.9 at the member. ByzFL's Client, Server and
+ByzantineClient run as its documentation shows; its data loaders get tensors, with no transform to run.
+Accuracy is measured by one function for both and is not timed. `speed` takes turns, step by step, in one
+process with --threads threads for each.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +207,7 @@ def speed(options: argparse.Namespace, dataset: Dataset) -> list[dict[str, Any]]
         ours, theirs = Federation(cell, dataset), Theirs(cell, rule, attack, dataset)
         seconds: dict[str, list[float]] = {"ours": [], "byzfl": []}
         for number in range(options.repeat + 1):
-            for name, step in (("ours", lambda number=number: ours.round(number)), ("byzfl", theirs.step)):
+            for name, step in (("ours", partial(ours.round, number)), ("byzfl", theirs.step)):
                 began = time.perf_counter()
                 step()
                 if number:

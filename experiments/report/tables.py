@@ -41,7 +41,7 @@ __all__ = [
     "trouble_table",
 ]
 
-_MARK = " *"
+_MARK = "*"
 _LACKING = " Cells of this rule are missing, so its worst case may be lower still."
 _SHOWN_ATTACKS = 2
 _DIGITS = 1

@@ -36,7 +36,7 @@ img { display: block; max-width: max(100%, 44rem); height: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
 thead th { vertical-align: bottom; }
-.label { text-align: left; }
+.label { text-align: left; min-width: 8rem; }
 tbody th { font-weight: 400; }
 td { white-space: nowrap; }
 td.label { white-space: normal; }
