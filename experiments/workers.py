@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +31,8 @@ from folkmoot.node.errors import ExitCode, NodeError
 __all__ = ["Finished", "LocalWorkers", "RayMissing", "RayWorkers", "WorkerDied", "Workers"]
 
 POLL: Final = 0.5
+ANSWER: Final = 5.0
+"""Seconds that a cluster has to take a connection."""
 _ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 Advance = Callable[[str, int], None]
@@ -184,6 +187,7 @@ class RayWorkers:
             raise RayMissing(
                 "Ray is not installed; pip install 'folkmoot[ray]', or leave --ray out"
             ) from None
+        self._require_answer()
         options: dict[str, Any] = {"include_dashboard": False} if self._address == "local" else {}
         try:
             ray.init(self._address, log_to_driver=False, logging_level=logging.ERROR, **options)
@@ -191,6 +195,20 @@ class RayWorkers:
             raise RayMissing(f"no Ray cluster at {self._address!r}: {error}") from None
         self._ray = ray
         return self
+
+    def _require_answer(self) -> None:
+        """Ray itself tries a dead address for minutes. Raises RayMissing."""
+        host, colon, port = self._address.removeprefix("ray://").rpartition(":")
+        if not colon:
+            if self._address not in ("auto", "local"):
+                raise RayMissing(
+                    f'the address of a Ray cluster is "auto", "local" or host:port: {self._address!r}'
+                )
+            return
+        try:
+            socket.create_connection((host, int(port)), ANSWER).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise RayMissing(f"no Ray cluster at {self._address}: {error}") from None
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

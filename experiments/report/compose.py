@@ -84,8 +84,8 @@ def _lead(findings: Findings, places: Sequence[Standing], expected: int | None) 
 def _overview(findings: Findings, rules: Sequence[str], scale: Range) -> Iterator[Block]:
     yield Paragraph(
         f"{len(findings.conditions)} {'combinations' if len(findings.varying) > 1 else 'values'} of "
-        f"{_listed(findings.varying)} occur. First what remains over all of them, then what each setting does; "
-        "each has its own section below."
+        f"{_listed(findings.varying)} occur. First what remains over all of them, then what each setting "
+        "does; each has its own section below."
     )
     for name, word, combine in (("lowest", "lowest", min), ("mean", "mean", fmean)):
         yield maps.over_conditions(findings, rules, f"map-{name}", word, combine, scale)

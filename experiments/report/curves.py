@@ -35,7 +35,7 @@ def curves(findings: Findings, condition: Condition, name: str, scale: Range) ->
         spread = any(len(findings.samples(condition, r, a)) > 1 for r in rules for a in attacks)
         part = f", rules {number * share + 1} to {number * share + len(rules)}" if count > 1 else ""
         yield Picture(
-            f"{name}-{number + 1}" if count > 1 else name,
+            f"{name}-part-{number + 1}" if count > 1 else name,
             _paint(findings, condition, rules, attacks, scale),
             f"Test accuracy over rounds{part}{'; ' + condition.label if condition.label else ''}. "
             + ("Line: mean over seeds; band: lowest to highest." if spread else "One seed for each line."),
@@ -53,6 +53,11 @@ def _paint(
     per_line = max(1, min(len(rules), int(width * 11 / (max(map(len, rules)) + 8))))
     legend = 0.3 + 0.2 * math.ceil(len(rules) / per_line)
 
+    cells = [
+        cell for rule in rules for attack in attacks for cell in findings.samples(condition, rule, attack)
+    ]
+    rounds = sorted({evaluation.round for cell in cells for evaluation in cell.evaluations})
+
     def paint(figure: Any) -> None:
         panels = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
         for place, (panel, attack) in enumerate(zip(panels, attacks, strict=False)):
@@ -67,9 +72,9 @@ def _paint(
                 panel.set_xlabel("rounds")
         for panel in panels[len(attacks) :]:
             panel.set_visible(False)
-        lowest, highest = panels[0].get_xlim()
-        if highest - lowest < 1:
-            panels[0].set_xlim(lowest - 0.6, highest + 0.6)
+        if len(rounds) == 1:
+            panels[0].set_xlim(rounds[0] - 1, rounds[0] + 1)
+            panels[0].set_xticks(rounds)
         handles = panels[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower center", ncols=per_line, frameon=False, handlelength=3.2)
 

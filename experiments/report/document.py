@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from folkmoot.experiments.results import Setting
 
 __all__ = [
+    "FILES_NOTE",
     "MISSING",
     "Block",
     "Document",
@@ -28,6 +29,8 @@ __all__ = [
 
 MISSING = "–"
 """Shown where there is no value."""
+
+FILES_NOTE = "The CSV files hold values in full precision, accuracies as fractions."
 
 _LONGEST_NAME = 80
 

@@ -33,6 +33,10 @@ _LATEX: Final = {
     "[": "{[}",
     "*": "{*}",
 }
+_NARROW: Final = 9
+"""Columns up to which a table has type and space of common size."""
+_LONG: Final = 36
+"""Characters from which on a field is broken into lines."""
 _HEAD: Final = 14
 """Characters in a line of a column's head."""
 
@@ -56,7 +60,7 @@ def latex_text(table: Table) -> str:
     lines = [
         r"% Needs \usepackage{booktabs}.",
         r"\begin{table}",
-        r"\centering\small",
+        r"\centering" + (r"\small" if len(kinds) <= _NARROW else r"\footnotesize\setlength{\tabcolsep}{3pt}"),
         rf"\caption{{{escape_latex(table.caption)}}}",
         rf"\label{{tab:{table.name}}}",
         rf"\begin{{tabular}}{{{kinds}}}",
@@ -87,4 +91,7 @@ def _head(column: str, kind: str) -> str:
 
 
 def _entry(entry: Entry) -> str:
-    return rf"\textbf{{{escape_latex(entry.text)}}}" if entry.best else escape_latex(entry.text)
+    text = escape_latex(entry.text)
+    if len(entry.text) > _LONG:
+        text = rf"\parbox[t]{{5.5cm}}{{\raggedright {text}\strut}}"
+    return rf"\textbf{{{text}}}" if entry.best else text

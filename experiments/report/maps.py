@@ -42,7 +42,7 @@ def by_setting(findings: Findings, rules: Sequence[str], key: str, name: str, sc
     values = [[findings.lowest(rule, {key: choice}) for choice in choices] for rule in rules]
     caption = f"Final test accuracy (%) by {key}: lowest over attacks{findings.and_others(key)}."
     grid = _grid("", rules, [setting_text(choice) for choice in choices], values)
-    return _picture(name, caption, [grid], ("rule", key), scale)
+    return _picture(name, caption, [grid], ("rule", _axis(key)), scale)
 
 
 def by_two_settings(
@@ -58,13 +58,17 @@ def by_two_settings(
         f"Final test accuracy (%) by {keys[0]} and {keys[1]}, one map for each rule: lowest over "
         f"attacks{findings.and_others(*keys)}."
     )
-    return _picture(name, caption, grids, keys, scale)
+    return _picture(name, caption, grids, (_axis(keys[0]), _axis(keys[1])), scale)
 
 
 def _grid(
     title: str, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]]
 ) -> Grid:
     return Grid(title, tuple(rows), tuple(columns), tuple(tuple(row) for row in values))
+
+
+def _axis(key: str) -> str:
+    return {"federation.malicious": "malicious members"}.get(key, key)
 
 
 def _picture(name: str, caption: str, grids: Sequence[Grid], axes: tuple[str, str], scale: Range) -> Picture:

@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from folkmoot.experiments.report.document import Block, Document, Entry, Paragraph, Picture, Section, Table
+from folkmoot.experiments.report.document import (
+    FILES_NOTE,
+    Block,
+    Document,
+    Entry,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+)
 
 __all__ = ["escape", "markdown"]
 
@@ -22,7 +31,7 @@ def markdown(document: Document) -> str:
     for section in document.sections:
         lines += _section(section, 2)
     if document.files:
-        lines += ["## Files", ""]
+        lines += ['<a id="files"></a>', "", "## Files", "", escape(FILES_NOTE), ""]
         lines += [f"- [{t.name}.csv](tables/{t.name}.csv): {escape(t.caption)}" for t in document.files]
     return "\n".join(lines).rstrip("\n") + "\n"
 

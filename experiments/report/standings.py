@@ -1,6 +1,6 @@
-"""Which rule holds up best: ranked by the worst case, with what each rule's cells lack.
+"""Which rule holds up best: ranked by the worst case over attacks and all other settings, means over seeds.
 
-The order, the worst case, the accuracy of honest members and the mean are those of `experiments.ranking`.
+Says for each rule which cells it lacks; draws and writes nothing.
 """
 
 from __future__ import annotations

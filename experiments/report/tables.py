@@ -61,23 +61,23 @@ def ranking_table(places: Sequence[Standing]) -> Table:
         shared = sum(other.place == standing.place for other in places) > 1
         row = [
             Entry(f"{standing.place}{' =' if shared else ''}", standing.place),
-            words(standing.rule + (_MARK if standing.missing else "")),
+            Entry(standing.rule + (_MARK if standing.missing else ""), standing.rule),
             percent(standing.worst),
-            words(_attacks(standing.attacks)),
+            Entry(_attacks(standing.attacks), ", ".join(standing.attacks)),
             *([words(standing.settings)] if varied else []),
             percent(standing.honest),
             percent(standing.mean),
             Entry(f"{standing.cells} of {standing.expected}", standing.cells),
         ]
         rows.append(tuple(row))
-    columns = ["place", "rule", "worst case (%)", "worst under", *(["worst with"] if varied else [])]
+    columns = ["place", "rule", "worst case", "worst under", *(["worst with"] if varied else [])]
     return Table(
         "ranking",
-        "Rules by their worst case: final test accuracy, mean over seeds",
-        (*columns, "without attack (%)", "mean (%)", "cells"),
+        "Rules by their worst case: final test accuracy (%), mean over seeds",
+        (*columns, "without attack", "mean", "cells"),
         tuple(rows),
         labels=2,
-        note=f"*{_LACKING}" if any(standing.missing for standing in places) else "",
+        note=f"{_MARK}{_LACKING}" if any(standing.missing for standing in places) else "",
     )
 
 
@@ -194,11 +194,12 @@ def knowledge_table(findings: Findings) -> Table | None:
         return None
     return Table(
         "knowledge",
-        "Omniscient against blind liars: final test accuracy, mean over pairs of cells alike in all else",
-        ("attack", "rule", "omniscient (%)", "blind (%)", "blind - omniscient (points)", "pairs"),
+        "Omniscient against blind liars: final test accuracy (%), mean over pairs of cells alike in all else",
+        ("attack", "rule", "omniscient", "blind", "difference", "pairs"),
         tuple(rows),
         labels=2,
-        note="Points: percentage points. Above 0: liars did more harm when they saw the honest updates.",
+        note="Difference: blind less omniscient, in percentage points. Above 0: liars did more harm when they saw "
+        "the honest updates.",
     )
 
 

@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from html import escape
 from typing import Final
 
-from folkmoot.experiments.report.document import Block, Document, Entry, Paragraph, Picture, Section, Table
+from folkmoot.experiments.report.document import (
+    FILES_NOTE,
+    Block,
+    Document,
+    Entry,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+)
 
 __all__ = ["web"]
 
@@ -31,7 +40,8 @@ figure { margin: 1.25rem 0; }
 figcaption, .note { color: var(--soft); font-size: .9rem; max-width: 48rem; }
 caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
 .wide { overflow-x: auto; }
-.picture { background: #ffffff; border: 1px solid var(--line); border-radius: 6px; padding: .5rem; }
+.picture { width: fit-content; max-width: 100%; background: #ffffff;
+  border: 1px solid var(--line); border-radius: 6px; padding: .5rem; }
 img { display: block; max-width: max(100%, 44rem); height: auto; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); }
@@ -61,7 +71,7 @@ def web(document: Document) -> str:
     for section in document.sections:
         body += _section(section, 2)
     if files:
-        body += ['<section id="files">', "<h2>Files</h2>", "<ul>"]
+        body += ['<section id="files">', "<h2>Files</h2>", f"<p>{escape(FILES_NOTE)}</p>", "<ul>"]
         body += [f"<li><code>tables/{t.name}.csv</code>: {escape(t.caption)}</li>" for t in document.files]
         body += ["</ul>", "</section>"]
     head = [
