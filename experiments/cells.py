@@ -81,7 +81,9 @@ class Training:
     schedule: str = "constant"
     engine: str = "auto"
     """"vectorised": all members at once (torch.func.vmap); "loop": one after the other; "auto": what is
-    faster for the model. Their results differ in the last bits."""
+    faster for the model. Their results may differ in the last bits."""
+    device: str = "cpu"
+    """Where members train and models are measured: "cpu" or "cuda". The rounds' arithmetic stays the same."""
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs > 0):
@@ -97,6 +99,7 @@ class Training:
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
             ("engine", self.engine, ("auto", "vectorised", "loop")),
+            ("device", self.device, ("cpu", "cuda")),
         ):
             if choice not in known:
                 raise ImpossibleCell(f"training.{name} is {choice!r}, expected one of {', '.join(known)}")
@@ -218,6 +221,8 @@ class Cell:
                 ("engine", self.training.engine),
             )
         }
+        if self.training.device != "cpu":
+            training["training.device"] = self.training.device
         needs_knowledge = self.attack.needs_knowledge
         return {
             "data": self.data,

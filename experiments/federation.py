@@ -23,7 +23,7 @@ from folkmoot.aggregation import (
     stamp_trigger,
 )
 from folkmoot.aggregation.attacks import Defence, resolve_parameters
-from folkmoot.experiments.cells import HONEST, Cell
+from folkmoot.experiments.cells import HONEST, Cell, ImpossibleCell
 from folkmoot.experiments.exchange import Applied, Exchange, LatticeExchange
 from folkmoot.experiments.models import build_model, find_model
 from folkmoot.experiments.results import CellResult, Evaluation
@@ -45,7 +45,8 @@ _EVALUATED = 1000
 def run_cell(cell: Cell, dataset: Dataset, observe: Observe = lambda evaluation: None) -> CellResult:
     """Run all rounds; `observe` hears of every evaluation. PyTorch runs on one thread.
 
-    Raises ImpossibleCell for a model that does not fit the data, PartitionError.
+    Raises ImpossibleCell for a model that does not fit the data and a device that is not there,
+    PartitionError.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -79,6 +80,8 @@ class Federation:
     """Members with their data, the global model, and the rounds between them."""
 
     def __init__(self, cell: Cell, dataset: Dataset) -> None:
+        if cell.training.device == "cuda" and not torch.cuda.is_available():
+            raise ImpossibleCell('training.device is "cuda", and PyTorch finds no such device; use "cpu"')
         self.cell, self._dataset = cell, dataset
         self._network = initial_network(cell, dataset)
         self.layout = layout_of(self._network)
@@ -125,7 +128,8 @@ class Federation:
 
     def evaluate(self, done: int) -> Evaluation:
         """Accuracy and loss of the present model on the test set, after `done` rounds."""
-        accuracy, loss = measure(self._network, self.layout, self.weights, self._dataset.test)
+        test, device = self._dataset.test, self.cell.training.device
+        accuracy, loss = measure(self._network, self.layout, self.weights, test, device)
         return Evaluation(done, accuracy, loss, model_digest(self.weights))
 
 
@@ -159,6 +163,7 @@ def local_training(
         members,
         cell.seed,
         vectorised=is_vectorised(cell),
+        device=cell.training.device,
     )
 
 
@@ -178,7 +183,7 @@ def is_vectorised(cell: Cell) -> bool:
     """Whether members train all at once: convolutions on a CPU are faster one after the other."""
     if cell.training.engine != "auto":
         return cell.training.engine == "vectorised"
-    return not find_model(cell.model).convolutional
+    return cell.training.device != "cpu" or not find_model(cell.model).convolutional
 
 
 def member_data(cell: Cell, dataset: Dataset) -> list[Split]:
@@ -249,17 +254,19 @@ def craft_lies(cell: Cell, honest: Floats, own: Floats, number: int, defence: De
     )
 
 
-def measure(network: nn.Module, layout: Layout, weights: Floats, test: Split) -> tuple[float, float]:
+def measure(
+    network: nn.Module, layout: Layout, weights: Floats, test: Split, device: str = "cpu"
+) -> tuple[float, float]:
     """Accuracy (a fraction) and mean cross-entropy (nats) of the model `weights` (d,) on a test set."""
-    tensors = {name: torch.from_numpy(array) for name, array in layout.unflatten(weights).items()}
-    network.eval()
+    tensors = {name: torch.from_numpy(array).to(device) for name, array in layout.unflatten(weights).items()}
+    network.to(device).eval()
     correct, loss, count = 0, 0.0, len(test.labels)
     with torch.inference_mode():
         for start in range(0, count, _EVALUATED):
-            features = torch.from_numpy(test.features[start : start + _EVALUATED])
+            features = torch.from_numpy(test.features[start : start + _EVALUATED]).to(device)
             if features.dim() == 4:
                 features = features.contiguous(memory_format=torch.channels_last)
-            labels = torch.from_numpy(test.labels[start : start + _EVALUATED])
+            labels = torch.from_numpy(test.labels[start : start + _EVALUATED]).to(device)
             output = torch.func.functional_call(network, tensors, (features,))
             loss += float(nn.functional.cross_entropy(output, labels, reduction="sum"))
             correct += int((output.argmax(1) == labels).sum())

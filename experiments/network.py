@@ -75,6 +75,8 @@ def require_network(cell: Cell) -> None:
             "real nodes draw the buckets from keys that are fresh in every run, so bucketing cannot be "
             "compared; take another rule"
         )
+    if cell.training.device != "cpu":
+        raise ImpossibleCell('nodes are compared bit for bit, so their members train on "cpu"')
     if cell.attack.name in ("infinity", "nan"):
         raise ImpossibleCell(
             f"a real node refuses to send what {cell.attack.name} makes; take another attack"

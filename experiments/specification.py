@@ -255,7 +255,7 @@ def _training(table: Mapping[str, Any]) -> Training:
     for key in ("lr", "batch"):
         if key not in table:
             raise ImpossibleCell(f"[training] {key} is missing")
-    texts, wholes = ("optimizer", "schedule", "engine"), ("batch", "steps")
+    texts, wholes = ("optimizer", "schedule", "engine", "device"), ("batch", "steps")
     values: dict[str, Any] = {}
     for key, value in table.items():
         read = _text if key in texts else _whole if key in wholes else _number
