@@ -50,9 +50,9 @@ def clipped_weighted_mean(case: Case) -> Decision:
 def geometric_median(case: Case) -> Decision:
     """z = argmin sum_i |x_i - z| after `steps` of Weiszfeld's iteration from zero (Weiszfeld 1937).
 
-    z <- sum_i x_i / r_i / sum_i 1 / r_i with r_i = |x_i - z|, but at least 1/16 of the median of all |x_i - z|
-    (the lower one of two): without that floor, on which fewer than half the members have no hold, a single
-    update near zero would keep z at its start. ByzFL's GeometricMedian is `rfa`. Of 0, 1 and 9 it tends to 1.
+    z <- sum_i x_i / r_i / sum_i 1 / r_i with r_i = |x_i - z|, but at least 1/16 of the median of all of them
+    (the lower one of two). Without that floor one update near zero would keep z at its start; fewer than half
+    of the members cannot choose it. ByzFL's GeometricMedian is `rfa`. Of 0, 1 and 9 it tends to 1.
     """
     return Decision(_weiszfeld(case.gram, [1] * case.count, case.parameters["steps"], None))
 

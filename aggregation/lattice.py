@@ -145,8 +145,8 @@ def next_exponents(published: Sequence[tuple[int, ...]], f: int, current: Lattic
 def quantize(delta: npt.NDArray[np.float32], layout: Layout, lattice: Lattice) -> LatticeIntegers:
     """Integers of shape (layout.size,): delta / 2^e rounded half to even, saturated at -M and M.
 
-    Scaling a float32 by a power of two is exact, but for results beyond float32, which saturate, and below its
-    normal numbers, which become 0; so the only rounding is the one to an integer.
+    Scaling a float32 by a power of two is exact, but for results beyond float32, which saturate, and below
+    its normal numbers, which become 0; so the only rounding is the one to an integer.
     Raises LayoutMismatch, LatticeInvalid, NotFinite (names the tensor).
     """
     layout.require_flat(delta)

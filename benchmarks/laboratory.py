@@ -39,11 +39,13 @@ from folkmoot.experiments.federation import Federation, measure, member_data
 from folkmoot.experiments.training import Batches
 from folkmoot.node.datasets import Dataset, Split, load_dataset
 
-LR, BATCH, MOMENTUM = 0.1, 32, 0.9
+LR, BATCH, MOMENTUM = 0.05, 32, 0.9
 SMOOTHING = 0.01
 """Of the geometric median, for gradients; for our updates it is LR times that."""
 STEPS_OF_RFA = 8
 EVALUATIONS = 10
+EXPONENT = -22
+"""Of the first round's lattice: the first updates are a tenth of a gradient, times the learning rate."""
 
 RULES: dict[
     str, tuple[Callable[[int], RuleSpec], Callable[[int], tuple[dict[str, Any], list[dict[str, Any]]]]]
@@ -99,6 +101,7 @@ def make_cell(rule: str, attack: str, n: int, steps: int, seed: int) -> Cell:
         malicious=f,
         rounds=steps,
         seed=seed,
+        exponent=EXPONENT,
     )
 
 

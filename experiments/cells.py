@@ -25,6 +25,8 @@ HONEST: Final = "none"
 EVALUATE_EVERY: Final = 10
 OPTIMIZERS: Final = ("sgd", "adam")
 SCHEDULES: Final = ("constant", "cosine", "step")
+BUILT_IN_MODELS: Final = ("linear", "mlp", "small-cnn", "lenet", "cnn")
+"""Of `models.MODELS`; their names are known without PyTorch, which takes a second to load."""
 
 
 class ImpossibleCell(ValueError):
@@ -41,9 +43,10 @@ class PartitionChoice:
     @property
     def label(self) -> str:
         """Such as "dirichlet alpha=0.1"."""
-        return (
-            self.kind if self.parameter is None else f"{self.kind} {self.parameter[0]}={self.parameter[1]:g}"
-        )
+        if self.parameter is None:
+            return self.kind
+        name, value = self.parameter
+        return f"{self.kind} {name}={_short(value)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +90,17 @@ class Training:
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs > 0):
-            raise ImpossibleCell("training needs either steps or epochs, more than 0")
-        for name, value, least in (("batch", self.batch, 1), ("weight_decay", self.weight_decay, 0)):
+            raise ImpossibleCell("[training] needs either steps or epochs, more than 0")
+        for name, value, least in (
+            ("steps", self.steps, 0),
+            ("epochs", self.epochs, 0),
+            ("batch", self.batch, 1),
+            ("weight_decay", self.weight_decay, 0),
+        ):
             if not least <= value < 2**31:
-                raise ImpossibleCell(f"training.{name} is {value}, expected {least} or more")
+                raise ImpossibleCell(f"training.{name} is {value}, expected {least} to less than 2^31")
         if not 0 < self.lr < 1e6:
-            raise ImpossibleCell(f"training.lr is {self.lr}, expected more than 0")
+            raise ImpossibleCell(f"training.lr is {self.lr}, expected more than 0 and less than 1e6")
         if not 0 <= self.momentum < 1:
             raise ImpossibleCell(f"training.momentum is {self.momentum}, expected 0 to less than 1")
         for name, choice, known in (
@@ -190,7 +198,7 @@ class Cell:
             raise ImpossibleCell(f"malicious_data is {self.malicious_data}, expected more than 0 to 1")
         for name, value in (("rounds", self.rounds), ("evaluate_every", self.evaluate_every)):
             if not 1 <= value < 2**31:
-                raise ImpossibleCell(f"{name} is {value}, expected 1 or more")
+                raise ImpossibleCell(f"{name} is {value}, expected 1 to less than 2^31")
         self._check_known_updates()
 
     def _check_known_updates(self) -> None:
@@ -259,4 +267,8 @@ def rule_label(rule: RuleSpec) -> str:
 
 
 def _short(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
+    """A number in its shortest form that is still exact: two values never look the same."""
+    if isinstance(value, str):
+        return value
+    rounded = f"{value:g}"
+    return rounded if float(rounded) == value else repr(value)

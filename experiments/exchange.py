@@ -24,7 +24,7 @@ from folkmoot.aggregation import (
 )
 from folkmoot.aggregation.attacks import Defence
 from folkmoot.aggregation.backend import chosen_backend
-from folkmoot.aggregation.errors import NotFinite
+from folkmoot.aggregation.errors import NotFinite, SearchTooHard, TooFewUpdates, WeightsInvalid
 from folkmoot.aggregation.lattice import LatticeIntegers
 from folkmoot.contracts.types import max_faulty
 from folkmoot.node.conclude import Arithmetic, combine
@@ -119,13 +119,17 @@ class LatticeExchange:
                 known.extend(quantize(update, self._layout, self.lattice) for update in updates[:honest])
             lies = [quantize(update, self._layout, self.lattice) for update in updates[honest:]]
             weighted = "cap" in dict(self._rule.params)
-            return aggregate_values(
-                [*known, *lies],
-                self._layout,
-                self.lattice,
-                self._rule,
-                weights=examples if weighted else None,
-            )
+            try:
+                return aggregate_values(
+                    [*known, *lies],
+                    self._layout,
+                    self.lattice,
+                    self._rule,
+                    weights=examples if weighted else None,
+                )
+            except (TooFewUpdates, WeightsInvalid, SearchTooHard):
+                # The round would leave the model as it is.
+                return np.zeros(self._layout.size, np.float32)
 
         return defend
 

@@ -237,8 +237,8 @@ def craft_lies(cell: Cell, honest: Floats, own: Floats, number: int, defence: De
     attack = cell.attack
     blind = attack.knowledge is Knowledge.BLIND and attack.needs_knowledge
     known = own if blind else honest
-    finite = np.isfinite(known.max(axis=1)) & np.isfinite(known.min(axis=1))
-    known = known if finite.all() else known[finite]
+    if not torch.isfinite(torch.from_numpy(known).sum()):
+        known = known[np.isfinite(known).all(axis=1)]
     if len(known) < ATTACKS[attack.name].fewest:
         # Training has diverged: whoever has no update to send is no help to liars either.
         return np.zeros((cell.malicious, honest.shape[1]), np.float32)

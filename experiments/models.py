@@ -133,14 +133,16 @@ def find_model(choice: ModelChoice) -> Model:
     if choice.name in MODELS:
         return MODELS[choice.name]
     module, colon, attribute = choice.name.partition(":")
-    if not colon:
+    if not (colon and module and attribute):
         raise ImpossibleCell(
             f"no model {choice.name!r}; known: {', '.join(MODELS)}, or package.module:factory of your own"
         )
     try:
         factory = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ImpossibleCell(f"model {choice.name!r}: {error}; is its folder on PYTHONPATH?") from None
+    if not callable(factory):
+        raise ImpossibleCell(f"model {choice.name!r} is no function that makes a network")
     return Model(factory, "", convolutional=False)
 
 

@@ -16,11 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from folkmoot.node.errors import FileProblem
 from folkmoot.node.home import replace_file
 
 __all__ = [
     "CellResult",
     "Evaluation",
+    "ResultDamaged",
     "Setting",
     "json_line",
     "parquet",
@@ -43,6 +45,10 @@ _COLUMNS = pa.schema(
         ("model", pa.string()),
     ]
 )
+
+
+class ResultDamaged(FileProblem, ValueError):
+    """A finished cell's files do not hold what was written into them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +129,18 @@ def parquet(results: Sequence[CellResult]) -> bytes:
 
 
 def read_results(folder: Path) -> list[CellResult]:
-    """Every finished cell of a folder, in order of its id. Raises OSError, ValueError for a damaged file."""
+    """Every finished cell of a folder, in order of its id. Raises OSError, ResultDamaged."""
     return [read_result(path) for path in sorted((folder / _CELLS).glob("*.json"))]
 
 
 def read_result(path: Path) -> CellResult:
-    """A finished cell from its document and table. Raises OSError, ValueError for a damaged file."""
+    """A finished cell from its document and table. Raises OSError, ResultDamaged."""
     try:
         document = json.loads(path.read_bytes())
         rows = pq.read_table(path.with_suffix(".parquet")).to_pylist()
         return _result(document, rows)
-    except (KeyError, TypeError, AttributeError, pa.ArrowException) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it and run the grid again") from None
+    except (KeyError, TypeError, AttributeError, ValueError, FileNotFoundError, pa.ArrowException) as error:
+        raise ResultDamaged(f"{path} is damaged ({error}); remove it and run the grid again") from None
 
 
 def _result(document: Any, rows: Sequence[Mapping[str, object]]) -> CellResult:

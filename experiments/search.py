@@ -21,6 +21,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from math import prod
 from statistics import fmean
 from typing import Any, Final
@@ -37,13 +38,15 @@ __all__ = ["SAMPLERS", "Best", "Search", "Trial", "read_search", "run_search", "
 OBJECTIVES: Final = ("honest", "worst")
 SAMPLERS: Final = ("bayesian", "random", "grid")
 MOST_TRIALS: Final = 10_000
+MOST: Final = 2**53
+"""Bound of a range's ends: whole numbers up to it are exact as float64."""
 
 Choice = tuple[Setting, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from low to high, both included; whole ones where both bounds are."""
+    """Numbers from low to high, both included; whole ones where both bounds are written as such."""
 
     low: float
     high: float
@@ -113,6 +116,7 @@ def run_search(
 
     Raises ImpossibleCell for a space that leads to impossible cells, AggregationError.
     """
+    _require_used(search)
     found = []
     for number, table in enumerate(_rules(search.document)):
         found.append(_search_rule(search, {**search.document, "rule": table}, number, run, tried))
@@ -129,7 +133,10 @@ def _search_rule(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     names = [name for name in search.space if _applies(name, document)]
     space = {name: _distribution(search.space[name]) for name in names}
-    study = optuna.create_study(direction="maximize", sampler=_sampler(search, names, number))
+    study = optuna.create_study(direction="maximize", sampler=_sampler(search, number))
+    if search.sampler == "grid":
+        for values in product(*(_values(search, name) for name in names)):
+            study.enqueue_trial(dict(zip(names, values, strict=True)))
     label, trials = _label(document), []
     for _ in range(_trials_of(search, names)):
         asked = study.ask(space)
@@ -172,25 +179,26 @@ def trial_count(search: Search) -> int:
 def _trials_of(search: Search, names: list[str]) -> int:
     if search.sampler != "grid":
         return search.trials
-    sizes = [len(values) for name in names if isinstance(values := search.space[name], tuple)]
-    return prod(sizes)
+    return prod(len(_values(search, name)) for name in names)
 
 
-def _sampler(search: Search, names: list[str], number: int) -> optuna.samplers.BaseSampler:
+def _values(search: Search, name: str) -> Choice:
+    values = search.space[name]
+    return values if isinstance(values, tuple) else ()
+
+
+def _sampler(search: Search, number: int) -> optuna.samplers.BaseSampler:
     seed = search.seed + number
-    if search.sampler == "grid":
-        choices = {n: list(values) for n in names if isinstance(values := search.space[n], tuple)}
-        return optuna.samplers.GridSampler(choices, seed=seed)
-    if search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed)
+    if search.sampler == "bayesian":
+        return optuna.samplers.TPESampler(seed=seed)
+    return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _distribution(values: Range | Choice) -> optuna.distributions.BaseDistribution:
     if isinstance(values, tuple):
         return optuna.distributions.CategoricalDistribution(values)
-    if float(values.low).is_integer() and float(values.high).is_integer() and not values.log:
-        return optuna.distributions.IntDistribution(int(values.low), int(values.high))
+    if isinstance(values.low, int) and isinstance(values.high, int):
+        return optuna.distributions.IntDistribution(values.low, values.high, log=values.log)
     return optuna.distributions.FloatDistribution(values.low, values.high, log=values.log)
 
 
@@ -199,9 +207,22 @@ def _rules(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     tables = given if isinstance(given, list) else [given]
     rules: list[dict[str, Any]] = []
     for table in tables:
-        names = table.get("name")
-        rules.extend({**table, "name": name} for name in (names if isinstance(names, list) else [names]))
+        names, pre = table.get("name"), table.get("pre", [])
+        befores = pre if any(isinstance(entry, list) for entry in pre) else [pre]
+        rules.extend(
+            {**table, "name": name, "pre": before}
+            for before in befores
+            for name in (names if isinstance(names, list) else [names])
+        )
     return rules
+
+
+def _require_used(search: Search) -> None:
+    """Raises ImpossibleCell for a parameter that no rule has."""
+    rules = [{"rule": table} for table in _rules(search.document)]
+    for name in search.space:
+        if not any(_applies(name, rule) for rule in rules):
+            raise ImpossibleCell(f"[search.space] {name!r} is a parameter of no rule in the file")
 
 
 def _applies(name: str, document: Mapping[str, Any]) -> bool:
@@ -224,6 +245,8 @@ def _changed(document: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
             *outer, last = path
             for step in outer:
                 table = table.setdefault(step, {})
+                if not isinstance(table, dict):
+                    raise ImpossibleCell(f"[search.space] {name!r}: {step} is no table of the file")
             # Six decimals, the finest that a rule's lengths have.
             table[last] = round(value, 6) if isinstance(value, float) and section == "rule" else value
     return changed
@@ -239,13 +262,17 @@ def _read_range(name: str, value: object) -> Range | Choice:
         return tuple(value)
     if isinstance(value, dict) and {"low", "high"} <= value.keys() <= {"low", "high", "log"}:
         low, high, log = value["low"], value["high"], value.get("log", False)
-        if isinstance(low, int | float) and isinstance(high, int | float) and low < high and log in (0, 1):
+        if _is_bound(low) and _is_bound(high) and low < high and isinstance(log, bool):
             if log and low <= 0:
                 raise ImpossibleCell(f"[search.space] {name}: low must be more than 0 with log = true")
             return Range(low, high, bool(log))
     raise ImpossibleCell(
         f"[search.space] {name} is {value!r}, expected a list or {{ low = …, high = …, log = true }}"
     )
+
+
+def _is_bound(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
 
 
 def _one_of(what: str, value: object, known: tuple[str, ...]) -> str:

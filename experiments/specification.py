@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ from typing import Any, Final
 from folkmoot.aggregation import SCORES, Knowledge, Lattice, RuleSpec, rule_spec
 from folkmoot.aggregation.errors import AggregationError
 from folkmoot.experiments.cells import (
+    BUILT_IN_MODELS,
     EVALUATE_EVERY,
     HONEST,
     AttackChoice,
@@ -127,12 +129,9 @@ def grid_of(document: Mapping[str, Any], name: str = "grid") -> Grid:
         if section not in document:
             raise ImpossibleCell(f"the section [{section}] is missing")
     plugins = _plugins(document.get("plugins", []))
-    sections = {section: list(_tables(section, document.get(section, {}))) for section in _KEYS}
-    count = len(_seeds(document))
-    for tables in sections.values():
-        count *= len(tables)
-    if count > MOST_CELLS:
-        raise ImpossibleCell(f"the grid has {count:,} cells, expected {MOST_CELLS:,} or fewer")
+    sections = {section: _at_most(_tables(section, document.get(section, {}))) for section in _KEYS}
+    if len(_seeds(document)) * math.prod(map(len, sections.values())) > MOST_CELLS:
+        raise _too_many()
     scores = _scores(document.get("scores", _DEFAULT_SCORES))
     cells: dict[str, Cell] = {}
     for values in itertools.product(*sections.values()):
@@ -198,6 +197,18 @@ def _cell(chosen: Mapping[str, Mapping[str, Any]], scores: tuple[str, ...], seed
     )
 
 
+def _at_most(tables: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All of them, unless they alone are too many."""
+    found = list(itertools.islice(tables, MOST_CELLS + 1))
+    if len(found) > MOST_CELLS:
+        raise _too_many()
+    return found
+
+
+def _too_many() -> ImpossibleCell:
+    return ImpossibleCell(f"the grid has more than {MOST_CELLS:,} cells; divide it among several files")
+
+
 def _tables(section: str, given: object) -> Iterator[dict[str, Any]]:
     """The tables that a section stands for, every list in them multiplied out."""
     tables = given if isinstance(given, list) else [given]
@@ -215,7 +226,7 @@ def _expanded(where: str, table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for key, value in table.items():
         place = f"{where}.{key}"
         if isinstance(value, dict):
-            choices.append(list(_expanded(place, value)))
+            choices.append(_at_most(_expanded(place, value)))
         elif isinstance(value, list) and (key != "pre" or any(isinstance(entry, list) for entry in value)):
             if not value:
                 raise ImpossibleCell(f"{place} is an empty list")
@@ -248,7 +259,17 @@ def _data(name: object) -> str:
 
 
 def _model(table: Mapping[str, Any]) -> ModelChoice:
-    return ModelChoice(_text(table["name"], "model.name"), tuple(sorted(table.get("options", {}).items())))
+    options = _table(table.get("options", {}), "model.options")
+    for name, value in options.items():
+        if not isinstance(value, str | int | float):
+            raise ImpossibleCell(f"model.options.{name} is {value!r}, expected text, a number, true or false")
+    choice = ModelChoice(_text(table["name"], "model.name"), tuple(sorted(options.items())))
+    if choice.name not in BUILT_IN_MODELS:
+        # Loads PyTorch, and maybe a module of the user's.
+        from folkmoot.experiments.models import find_model
+
+        find_model(choice)
+    return choice
 
 
 def _training(table: Mapping[str, Any]) -> Training:
@@ -269,7 +290,8 @@ def _rule(table: Mapping[str, Any], f: int) -> RuleSpec:
         raise ImpossibleCell(
             f"rule.pre is {pre!r}, expected a list of pre-aggregators or a list of such lists"
         )
-    return rule_spec(_text(table["name"], "rule.name"), f, table.get("params", {}), pre)
+    params = _table(table.get("params", {}), "rule.params")
+    return rule_spec(_text(table["name"], "rule.name"), f, params, pre)
 
 
 def _attack(table: Mapping[str, Any]) -> AttackChoice:
@@ -279,14 +301,14 @@ def _attack(table: Mapping[str, Any]) -> AttackChoice:
     except ValueError:
         known = ", ".join(k.value for k in Knowledge)
         raise ImpossibleCell(f"attack.knowledge is {knowledge!r}, expected one of {known}") from None
-    params = tuple(sorted(table.get("params", {}).items()))
+    params = tuple(sorted(_table(table.get("params", {}), "attack.params").items()))
     return AttackChoice(_text(table.get("name", HONEST), "attack.name"), params, seen)
 
 
 def _scores(given: object) -> tuple[str, ...]:
     names = given if isinstance(given, list) else [given]
     for name in names:
-        if name not in SCORES:
+        if _text(name, "scores") not in SCORES:
             raise ImpossibleCell(f"no score {name!r}; known: {', '.join(SCORES)}")
     return tuple(sorted(set(names)))
 
@@ -311,7 +333,16 @@ def _whole(value: object, what: str) -> int:
 def _number(value: object, what: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise ImpossibleCell(f"{what} is {value!r}, expected a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ImpossibleCell(f"{what} is too large") from None
+
+
+def _table(value: object, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ImpossibleCell(f"{what} is {value!r}, expected a table such as {{ name = 1 }}")
+    return value
 
 
 def _text(value: object, what: str) -> str:

@@ -5,8 +5,11 @@ A function of the model, the members' examples, the seed and the round, plus eac
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +85,8 @@ class LocalTraining:
         vectorised: bool,
         device: str = "cpu",
     ) -> None:
-        self._model = model.to(device).train()
+        # A call puts weights into a network for its time, so each thread has a network of its own.
+        self._models = [model.to(device).train()]
         self._training, self._rounds, self._seed = training, rounds, seed
         self._numbers, self._vectorised, self._device = numbers, vectorised, device
         self._features = [torch.from_numpy(split.features).to(device) for split in data]
@@ -121,33 +125,52 @@ class LocalTraining:
                 active = [i for i, count in enumerate(steps) if step < count]
                 self._step(trained, active, rate)
         else:
-            for member, count in enumerate(steps):
-                for _ in range(count):
-                    self._step(trained, [member], rate)
+            self._one_after_the_other(trained, steps, rate)
         result: Floats = trained.cpu().numpy()
         return result
+
+    def _one_after_the_other(self, trained: torch.Tensor, steps: Sequence[int], rate: float) -> None:
+        """Each member on one thread, as many members at a time as PyTorch may use threads."""
+        threads = min(torch.get_num_threads(), len(steps))
+        while len(self._models) < threads:
+            self._models.append(copy.deepcopy(self._models[0]))
+
+        def work(model: int) -> None:
+            for member in range(model, len(steps), threads):
+                for _ in range(steps[member]):
+                    self._step(trained, [member], rate, model)
+
+        if threads == 1:
+            work(0)
+            return
+        torch.set_num_threads(1)
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(work, range(threads)))
+        finally:
+            torch.set_num_threads(threads)
 
     def _steps(self, examples: int) -> int:
         if self._training.steps:
             return self._training.steps
         return max(1, math.ceil(self._training.epochs * examples / self._training.batch))
 
-    def _step(self, weights: torch.Tensor, members: list[int], rate: float) -> None:
+    def _step(self, weights: torch.Tensor, members: list[int], rate: float, model: int = 0) -> None:
         """One step of the optimizer for some members, in place."""
         if len(members) == len(weights):
-            self._move(weights, self._state, self._gradients(weights, members), members, rate)
+            self._move(weights, self._state, self._gradients(weights, members, model), members, rate)
         elif len(members) == 1:
             only = slice(members[0], members[0] + 1)
             own, state = weights[only], self._state[:, only]
-            self._move(own, state, self._gradients(own, members), members, rate)
+            self._move(own, state, self._gradients(own, members, model), members, rate)
         else:
             own, state = weights[members], self._state[:, members]
-            self._move(own, state, self._gradients(own, members), members, rate)
+            self._move(own, state, self._gradients(own, members, model), members, rate)
             weights[members], self._state[:, members] = own, state
         for member in members:
             self._steps_done[member] += 1
 
-    def _gradients(self, weights: torch.Tensor, members: list[int]) -> torch.Tensor:
+    def _gradients(self, weights: torch.Tensor, members: list[int], model: int) -> torch.Tensor:
         """The gradients (k, d) of the mean cross-entropy over each member's next batch."""
         batch = self._training.batch
         picked = [
@@ -158,7 +181,7 @@ class LocalTraining:
         if self._vectorised:
             features = torch.stack([self._features[i][p] for i, p in zip(members, picked, strict=True)])
             labels = torch.stack([self._labels[i][p] for i, p in zip(members, picked, strict=True)])
-            found = vmap(grad(self._loss))(self._tensors(weights), masks, features, labels)
+            found = vmap(grad(partial(self._loss, model)))(self._tensors(weights), masks, features, labels)
             return torch.cat([found[name].reshape(len(members), -1) for name in self._shapes], dim=1)
         (member,), (chosen,) = members, picked
         features = self._features[member][chosen]
@@ -166,25 +189,31 @@ class LocalTraining:
             features = features.to(memory_format=torch.channels_last)
         tensors = {name: t[0].requires_grad_() for name, t in self._tensors(weights).items()}
         loss = self._loss(
-            tensors, {name: mask[0] for name, mask in masks.items()}, features, self._labels[member][chosen]
+            model,
+            tensors,
+            {name: mask[0] for name, mask in masks.items()},
+            features,
+            self._labels[member][chosen],
         )
         gradients = torch.autograd.grad(loss, list(tensors.values()))
         return torch.cat([gradient.reshape(-1) for gradient in gradients])[None]
 
     def _loss(
         self,
+        model: int,
         tensors: Mapping[str, torch.Tensor],
         masks: Mapping[str, torch.Tensor],
         features: torch.Tensor,
         labels: torch.Tensor,
     ) -> torch.Tensor:
-        output = functional_call(self._model, {**tensors, **masks}, (features,))
+        output = functional_call(self._models[model], {**tensors, **masks}, (features,))
         return nn.functional.cross_entropy(output, labels)
 
     def _tensors(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """The model's parameters (k, ...) as views of the flat weights (k, d)."""
         sizes = [math.prod(shape) for shape in self._shapes.values()]
-        parts = torch.split(weights.detach(), sizes, dim=1)
+        # .data counts its changes by itself: other threads change other rows meanwhile.
+        parts = torch.split(weights.data, sizes, dim=1)
         return {
             name: part.view(len(weights), *shape)
             for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)

@@ -128,7 +128,8 @@ class LocalWorkers:
             while waiting:
                 done, waiting = wait(waiting, POLL, FIRST_COMPLETED)
                 _drain(self._news, advance)
-                for future in done:
+                # What is finished comes before the news that a worker died.
+                for future in sorted(done, key=lambda future: future.exception() is not None):
                     yield future.result()
         except BrokenProcessPool:
             raise WorkerDied(

@@ -83,7 +83,7 @@ def escape_latex(text: str) -> str:
 
 
 def _head(column: str, kind: str) -> str:
-    lines = textwrap.wrap(column, _HEAD)
+    lines = textwrap.wrap(column, _HEAD, break_long_words=False)
     if len(lines) < 2:
         return escape_latex(column)
     stacked = r"\\".join(map(escape_latex, lines))
