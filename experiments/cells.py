@@ -194,6 +194,8 @@ class Cell:
             raise ImpossibleCell(
                 f"{rule_label(self.rule)} with f = {self.rule.f} needs {needed} members, found {self.members}"
             )
+        if self.rule.parameters().get("pivot", 0) >= self.members:
+            raise ImpossibleCell(f"rule.params.pivot is beyond the members, who are 0 to {self.members - 1}")
         if not 0 < self.malicious_data <= 1:
             raise ImpossibleCell(f"malicious_data is {self.malicious_data}, expected more than 0 to 1")
         for name, value in (("rounds", self.rounds), ("evaluate_every", self.evaluate_every)):
@@ -212,6 +214,9 @@ class Cell:
                 f"attack {self.attack.name} needs to know {fewest} updates; "
                 f"{self.attack.knowledge.value} liars know {known}"
             )
+        victim = int(resolve_parameters(self.attack.name, dict(self.attack.params)).get("victim", 0))
+        if victim >= known:
+            raise ImpossibleCell(f"attack.params.victim is {victim}, expected 0 to {known - 1}")
 
     def settings(self) -> dict[str, Setting]:
         """Flat names and values, complete: two cells are the same when these are."""

@@ -10,7 +10,14 @@ from pathlib import Path
 
 from folkmoot.experiments.results import CellResult, Evaluation, Setting
 
-RULES = ("mean", "median", "trimmed-mean", "nnm + krum", "geometric-median", "centered-clipping tau=10 steps=3")
+RULES = (
+    "mean",
+    "median",
+    "trimmed-mean",
+    "nnm + krum",
+    "geometric-median",
+    "centered-clipping tau=10 steps=3",
+)
 ATTACKS = (
     "none",
     "sign-flip strength=10",
@@ -63,7 +70,9 @@ def plausible(
             for r in range(0, rounds + 1, 10)
         ]
         blind = attack in ("none", "label-flip", "gaussian sigma=1")
-        auc = {} if attack == "none" else {"cosine": chance.uniform(0.4, 1), "distance": chance.uniform(0.5, 1)}
+        auc = (
+            {} if attack == "none" else {"cosine": chance.uniform(0.4, 1), "distance": chance.uniform(0.5, 1)}
+        )
         broken = rule == "mean" and attack.startswith("gaussian")
         found.append(
             cell(
