@@ -51,34 +51,45 @@ def _title(findings: Findings) -> str:
 
 
 def _lead(findings: Findings, places: Sequence[Standing], expected: int | None) -> Iterator[Paragraph]:
-    done, missing = len(findings.cells), sum(sum(place.missing.values()) for place in places)
-    cells = f"{done} cell{'s' if done != 1 else ''}"
-    if expected is None:
-        text = f"This report covers {cells}."
-        if missing:
-            text += f" At least {missing} more are missing: other cells lead to expect them."
-    elif done < expected:
-        text = f"Incomplete: {done} of {expected} cells are done, and only these are covered here."
-    else:
-        text = (
-            f"All {expected} cells are done." if done == expected else f"{cells}; {expected} were expected."
-        )
-    yield Paragraph(text)
+    missing = sum(sum(place.missing.values()) for place in places)
+    yield Paragraph(_completeness(len(findings.cells), missing, expected))
     best = [place for place in places if place.place == 1]
     names = " and ".join(place.rule for place in best)
     where = f"under {best[0].attacks[0]}" + (f" with {best[0].settings}" if best[0].settings else "")
     worst = f"{tables.percent(best[0].worst).text} %"
+    known = "worst case so far" if missing else "worst case"
     if len(places) == 1:
-        yield Paragraph(f"The worst case of {names} is {worst}, {where}.")
+        yield Paragraph(f"The {known} of {names} is {worst}, {where}.")
     elif len(best) == 1:
-        yield Paragraph(f"{names} has the best worst case: {worst}, {where}.")
+        yield Paragraph(f"{names} has the best {known}: {worst}, {where}.")
     else:
-        yield Paragraph(f"{names} share the best worst case: {worst}.")
+        yield Paragraph(f"{names} share the best {known}: {worst}.")
     seeds = len(findings.seeds)
     yield Paragraph(
         "Accuracy is that of the last global model on the common test set"
         + (f", the mean over {seeds} seeds." if seeds > 1 else "; there is one seed, so no spread is known.")
     )
+
+
+def _completeness(done: int, missing: int, expected: int | None) -> str:
+    if expected is None:
+        lacking = (
+            f" At least {missing} {_is(missing)} missing: other cells lead to expect more." if missing else ""
+        )
+        return f"This report covers {_cells(done)}.{lacking}"
+    if done < expected:
+        return f"Incomplete: {done} of {_cells(expected)} {_is(done)} done, and nothing else is covered here."
+    if done > expected:
+        return f"{_cells(done)} {_is(done)} done; {expected} {'was' if expected == 1 else 'were'} expected."
+    return f"All {_cells(done)} are done." if done > 1 else "The only cell is done."
+
+
+def _cells(count: int) -> str:
+    return f"{count} cell" if count == 1 else f"{count} cells"
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _overview(findings: Findings, rules: Sequence[str], scale: Range) -> Iterator[Block]:

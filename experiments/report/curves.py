@@ -59,10 +59,13 @@ def _paint(
     rounds = sorted({evaluation.round for cell in cells for evaluation in cell.evaluations})
 
     def paint(figure: Any) -> None:
+        from matplotlib.lines import Line2D
+
         panels = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
         for place, (panel, attack) in enumerate(zip(panels, attacks, strict=False)):
             for number, rule in enumerate(rules):
-                _line(panel, number, rule, findings.samples(condition, rule, attack))
+                if found := findings.samples(condition, rule, attack):
+                    _line(panel, number, found)
             _frame(panel, attack, scale)
             if place % columns == 0:
                 panel.set_ylabel("test accuracy (%)")
@@ -75,20 +78,26 @@ def _paint(
         if len(rounds) == 1:
             panels[0].set_xlim(rounds[0] - 1, rounds[0] + 1)
             panels[0].set_xticks(rounds)
-        handles = panels[0].get_legend_handles_labels()
-        figure.legend(*handles, loc="outside lower center", ncols=per_line, frameon=False, handlelength=3.2)
+        handles = [Line2D([], [], label=rule, **_style(number)) for number, rule in enumerate(rules)]
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=per_line, frameon=False, handlelength=3.2
+        )
 
     return draw((width, 2.35 * lines + legend + 0.3), paint)
 
 
-def _line(panel: Any, place: int, rule: str, cells: Sequence[CellResult]) -> None:
+def _style(place: int) -> dict[str, Any]:
+    """How the rule at this place of a picture looks."""
+    dashes, marker = _DASHES[place % len(_DASHES)], _MARKERS[place]
+    return {
+        "color": COLOURS[place], "linestyle": dashes, "linewidth": 1.4, "marker": marker, "markersize": 4.5,
+    }  # fmt: skip
+
+
+def _line(panel: Any, place: int, cells: Sequence[CellResult]) -> None:
     rounds, low, mean, high = _over_seeds(cells)
     step = max(1, len(rounds) // _MARKS_PER_LINE)
-    panel.plot(
-        rounds, mean, label=rule, color=COLOURS[place], linestyle=_DASHES[place % len(_DASHES)],
-        linewidth=1.4, marker=_MARKERS[place], markersize=4.5, markevery=(place % step, step),
-        clip_on=False, zorder=3,
-    )  # fmt: skip
+    panel.plot(rounds, mean, markevery=(place % step, step), clip_on=False, zorder=3, **_style(place))
     if len(cells) > 1:
         panel.fill_between(rounds, low, high, color=COLOURS[place], alpha=0.16, linewidth=0)
 

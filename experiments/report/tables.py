@@ -198,8 +198,8 @@ def knowledge_table(findings: Findings) -> Table | None:
         ("attack", "rule", "omniscient", "blind", "difference", "pairs"),
         tuple(rows),
         labels=2,
-        note="Difference: blind less omniscient, in percentage points. Above 0: liars did more harm when they "
-        "saw the honest updates.",
+        note="Difference: blind less omniscient, in percentage points. Above 0: liars did more harm when "
+        "they saw the honest updates.",
     )
 
 
