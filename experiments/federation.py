@@ -83,9 +83,10 @@ class Federation:
         if cell.training.device == "cuda" and not torch.cuda.is_available():
             raise ImpossibleCell('training.device is "cuda", and PyTorch finds no such device; use "cpu"')
         self.cell, self._dataset = cell, dataset
-        self._network = initial_network(cell, dataset)
-        self.layout = layout_of(self._network)
-        self.weights = initial_weights(self._network)
+        self.network = initial_network(cell, dataset)
+        """The network that `layout` describes; its own weights mean nothing after the start."""
+        self.layout = layout_of(self.network)
+        self.weights = initial_weights(self.network)
         self._honest = cell.members - cell.malicious
         data = member_data(cell, dataset)
         self._claims = [len(split.labels) for split in data]
@@ -129,7 +130,7 @@ class Federation:
     def evaluate(self, done: int) -> Evaluation:
         """Accuracy and loss of the present model on the test set, after `done` rounds."""
         test, device = self._dataset.test, self.cell.training.device
-        accuracy, loss = measure(self._network, self.layout, self.weights, test, device)
+        accuracy, loss = measure(self.network, self.layout, self.weights, test, device)
         return Evaluation(done, accuracy, loss, model_digest(self.weights))
 
 
