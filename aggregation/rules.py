@@ -24,6 +24,7 @@ MAX_FAULTY = MAX_UPDATES - 1
 MAX_CAP = MAX_TOTAL_WEIGHT // MAX_UPDATES
 MILLION = 10**6
 MAX_PREAGGREGATORS = 8
+_MOST_DIGITS = 400
 _MAX_LENGTH = 10**15
 """A length parameter of at most 10^9 in the model's unit."""
 
@@ -316,8 +317,8 @@ def _written(owner: str, given: Mapping[str, Number], known: tuple[RuleParameter
     for name, value in sorted(given.items()):
         try:
             # The shortest decimal of a float is what its writer meant.
-            exact = Fraction(str(value) if isinstance(value, float) else value)
-        except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+            exact = _fraction(str(value) if isinstance(value, float) else value)
+        except (ValueError, TypeError, ArithmeticError):
             raise RuleInvalid(f"{owner}: {name} is {value!r}, expected a number") from None
         if name in real:
             exact *= MILLION
@@ -326,6 +327,13 @@ def _written(owner: str, given: Mapping[str, Number], known: tuple[RuleParameter
             raise RuleInvalid(f"{owner}: {name} is {value!r}, expected {finest}")
         params.append((name, exact.numerator))
     return tuple(params)
+
+
+def _fraction(value: Number) -> Fraction:
+    """Raises ValueError, TypeError, ArithmeticError; also for 1e999999999, whose digits would fill the memory."""
+    if isinstance(value, str) and "e" in value.lower() and abs(Decimal(value).adjusted()) > _MOST_DIGITS:
+        raise ValueError(value)
+    return Fraction(value)
 
 
 def written_rule(spec: RuleSpec) -> tuple[dict[str, int | str], list[str]]:

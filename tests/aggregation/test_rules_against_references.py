@@ -22,6 +22,7 @@ import reference_rules as reference
 from folkmoot.aggregation import (
     Lattice,
     Layout,
+    RuleInvalid,
     RuleSpec,
     TensorSpec,
     aggregate,
@@ -309,3 +310,9 @@ def test_liars_near_zero_do_not_hold_the_geometric_median_at_its_start(size: int
     found = aggregate([*honest, *lies], "geometric-median", f=2)
     without = aggregate(list(honest), "geometric-median")
     assert np.linalg.norm(found - without) < 0.5 * np.linalg.norm(without)
+
+
+@pytest.mark.parametrize("tau", ["1e999999999", "1e-999999999", "nan", "1e", "1/0", "ee"])
+def test_a_number_that_is_none_or_has_too_many_digits_is_refused_at_once(tau: str) -> None:
+    with pytest.raises(RuleInvalid, match="tau"):
+        rule_spec("centered-clipping", 1, {"tau": tau})
