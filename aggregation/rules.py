@@ -330,7 +330,7 @@ def _written(owner: str, given: Mapping[str, Number], known: tuple[RuleParameter
 
 
 def _fraction(value: Number) -> Fraction:
-    """Raises ValueError, TypeError, ArithmeticError; also for 1e999999999, whose digits would fill the memory."""
+    """Raises ValueError, TypeError, ArithmeticError; also for 1e999999999 and the like."""
     if isinstance(value, str) and "e" in value.lower() and abs(Decimal(value).adjusted()) > _MOST_DIGITS:
         raise ValueError(value)
     return Fraction(value)
