@@ -30,6 +30,7 @@ from folkmoot.experiments.results import CellResult, Evaluation
 from folkmoot.experiments.training import LocalTraining
 from folkmoot.node.datasets import Dataset, Split
 from folkmoot.node.partitions import divide
+from folkmoot.node.torch_trainer import one_thread
 
 __all__ = ["Federation", "run_cell"]
 
@@ -48,12 +49,8 @@ def run_cell(cell: Cell, dataset: Dataset, observe: Observe = lambda evaluation:
     Raises ImpossibleCell for a model that does not fit the data and a device that is not there,
     PartitionError.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return _run(Federation(cell, dataset), observe)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _run(federation: Federation, observe: Observe) -> CellResult:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from folkmoot.aggregation import AttackTarget
 from folkmoot.experiments.cells import Cell
@@ -25,6 +24,7 @@ from folkmoot.experiments.federation import (
 )
 from folkmoot.experiments.specification import read_grid
 from folkmoot.node.datasets import Dataset, load_dataset
+from folkmoot.node.torch_trainer import one_thread
 from folkmoot.node.trainer import Config, Weights
 
 __all__ = ["HonestMember", "LyingMember", "create", "one_at_a_time"]
@@ -82,12 +82,8 @@ class HonestMember:
             )
         self._next += 1
         base = np.concatenate([tensor.reshape(-1) for tensor in weights])
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread():
             trained = self._model(base, number)
-        finally:
-            torch.set_num_threads(threads)
         return list(self._layout.unflatten(trained).values()), self._examples, {}
 
     def evaluate(self, weights: Weights, config: Config) -> tuple[float, int, dict[str, float]]:

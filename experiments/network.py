@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from folkmoot.aggregation.rules import RULES, written_rule
 from folkmoot.experiments.cells import Cell, ImpossibleCell
 from folkmoot.experiments.federation import Federation
@@ -21,6 +19,7 @@ from folkmoot.node.datasets import Dataset
 from folkmoot.node.demo.federation import FederationPlan, LocalFederation, MemberPlan, audit_process
 from folkmoot.node.model import write_model
 from folkmoot.node.record import RoundApplied
+from folkmoot.node.torch_trainer import one_thread
 from folkmoot.p2p.unixfs import cid_of_file
 
 __all__ = ["ComparedRound", "Comparison", "compare", "require_network"]
@@ -131,19 +130,13 @@ def _compared(number: int, memory: str, applied: list[RoundApplied]) -> Compared
 
 def _in_memory(cell: Cell, dataset: Dataset) -> list[str]:
     """The CID of the model after each round."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        federation = Federation(cell, dataset)
-        found = []
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "model"
-            for number in range(cell.rounds):
-                write_model(file, federation.layout, federation.round(number).weights)
-                found.append(str(cid_of_file(file)))
-        return found
-    finally:
-        torch.set_num_threads(threads)
+    found = []
+    with one_thread(), tempfile.TemporaryDirectory() as folder:
+        federation, file = Federation(cell, dataset), Path(folder) / "model"
+        for number in range(cell.rounds):
+            write_model(file, federation.layout, federation.round(number).weights)
+            found.append(str(cid_of_file(file)))
+    return found
 
 
 def _options(grid: Path, cell: Cell, index: int) -> dict[str, object]:

@@ -20,7 +20,7 @@ from folkmoot.node.datasets import Split, load_dataset
 from folkmoot.node.partitions import dirichlet
 from folkmoot.node.trainer import Config, Weights
 
-__all__ = ["Hyperparameters", "TorchTrainer", "create"]
+__all__ = ["Hyperparameters", "TorchTrainer", "create", "one_thread"]
 
 MOMENTUM = 0.9
 
@@ -105,7 +105,7 @@ class TorchTrainer:
             learning_rate=float(config.get("lr", own.learning_rate)),
             batch=int(config.get("batch", own.batch)),
         )
-        with _one_thread():
+        with one_thread():
             model = self._build(weights)
             loss = self._train(model, chosen, int(config.get("round", 0)))
         trained = [tensor.numpy().copy() for tensor in model.state_dict().values()]
@@ -114,7 +114,7 @@ class TorchTrainer:
     def evaluate(self, weights: Weights, config: Config) -> tuple[float, int, dict[str, float]]:
         """Mean cross-entropy and accuracy (a fraction) over the common test set."""
         total, correct, count = 0.0, 0, len(self.test.labels)
-        with _one_thread(), torch.inference_mode():
+        with one_thread(), torch.inference_mode():
             model = self._build(weights)
             for start in range(0, count, 1000):
                 labels = torch.from_numpy(self.test.labels[start : start + 1000])
@@ -166,7 +166,7 @@ def _step(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Run PyTorch on one thread: the float sums of training then have one order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -19,13 +19,13 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from folkmoot.aggregation.interface import processors
 from folkmoot.experiments.cells import Cell
+from folkmoot.experiments.cli.crew import crew_options, hire
 from folkmoot.experiments.grid_run import GridOutcome, pending, run_grid
 from folkmoot.experiments.report.findings import find
 from folkmoot.experiments.report.standings import Standing, standings
 from folkmoot.experiments.specification import Grid, read_grid
-from folkmoot.experiments.workers import Finished, LocalWorkers, RayWorkers, Workers
+from folkmoot.experiments.workers import Finished, Workers
 from folkmoot.node.cli.access import json_option, print_json
 from folkmoot.node.errors import ExitCode
 
@@ -35,10 +35,7 @@ __all__ = ["run"]
 @click.command(short_help="Run a grid; what is done stays done.")
 @click.argument("grid", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
-@click.option("--workers", type=click.IntRange(1, 1024), help="Processes; all processors if left out.")
-@click.option(
-    "--ray", "address", metavar="ADDRESS", help='A Ray cluster instead: "auto", "local" or host:port.'
-)
+@crew_options
 @click.option("--dry-run", is_flag=True, help="Check the grid and say what would run.")
 @json_option
 def run(
@@ -59,12 +56,7 @@ def run(
     if dry_run:
         _foresee(specification, missing, as_json=as_json)
         return ExitCode.DONE
-    crew: Workers
-    if address is None:
-        crew = LocalWorkers(workers or processors(), specification.folder, specification.plugins)
-    else:
-        crew = RayWorkers(address, specification.folder, specification.plugins)
-    with crew:
+    with hire(specification, workers, address) as crew:
         outcome = _run(specification, grid.read_bytes(), out, crew, missing)
     if as_json:
         print_json(_document(specification, out, outcome))

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from folkmoot.aggregation.interface import processors
+from folkmoot.experiments.cli.crew import crew_options, hire
 from folkmoot.experiments.grid_run import run_grid
 from folkmoot.experiments.results import CellResult
 from folkmoot.experiments.search import Best, Search, Trial, read_search, run_search, trial_count
 from folkmoot.experiments.specification import Grid, grid_of, read_document, told_of
-from folkmoot.experiments.workers import LocalWorkers, RayWorkers, Workers
+from folkmoot.experiments.workers import Workers
 from folkmoot.node.cli.access import json_option, print_json
 from folkmoot.node.errors import NodeError
 from folkmoot.node.home import replace_file
@@ -30,10 +30,7 @@ class TrialFailed(NodeError):
 @click.command(short_help="Each rule's best setting.")
 @click.argument("grid", type=click.Path(path_type=Path))
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for trials and findings.")
-@click.option("--workers", type=click.IntRange(1, 1024), help="Processes; all processors if left out.")
-@click.option(
-    "--ray", "address", metavar="ADDRESS", help='A Ray cluster instead: "auto", "local" or host:port.'
-)
+@crew_options
 @json_option
 def search(grid: Path, out: Path, workers: int | None, address: str | None, as_json: bool) -> None:
     """Search the [search.space] of GRID for each of its rules; write the findings to OUT/search.json.
@@ -48,13 +45,7 @@ def search(grid: Path, out: Path, workers: int | None, address: str | None, as_j
     document = read_document(grid)
     with told_of(grid):
         asked = read_search(document)
-        whole = grid_of(asked.document)
-        crew: Workers = (
-            LocalWorkers(workers or processors(), whole.folder, whole.plugins)
-            if address is None
-            else RayWorkers(address, whole.folder, whole.plugins)
-        )
-        with crew:
+        with hire(grid_of(asked.document), workers, address) as crew:
             found = _run(asked, grid.read_bytes(), out, crew)
     report = _document(asked, found)
     replace_file(out / "search.json", json.dumps(report, indent=2).encode() + b"\n", mode=0o644)

@@ -1,0 +1,32 @@
+"""Who runs a command's cells: the options that name them, and the workers that they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from folkmoot.aggregation.interface import processors
+from folkmoot.experiments.specification import Grid
+from folkmoot.experiments.workers import LocalWorkers, RayWorkers, Workers
+
+__all__ = ["crew_options", "hire"]
+
+
+def crew_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --workers (`workers`) and --ray (`address`)."""
+    ray = click.option(
+        "--ray", "address", metavar="ADDRESS", help='A Ray cluster instead: "auto", "local" or host:port.'
+    )
+    workers = click.option(
+        "--workers", type=click.IntRange(1, 1024), help="Processes; all processors if left out."
+    )
+    return workers(ray(command))
+
+
+def hire(grid: Grid, workers: int | None, address: str | None) -> Workers:
+    """Processes of this machine, or with an address a Ray cluster."""
+    if address is None:
+        return LocalWorkers(workers or processors(), grid.folder, grid.plugins)
+    return RayWorkers(address, grid.folder, grid.plugins)
