@@ -43,7 +43,13 @@ from folkmoot.aggregation.errors import (
     WrongMagic,
     WrongVersion,
 )
-from folkmoot.aggregation.exact import Aggregate, aggregate_updates, aggregate_values
+from folkmoot.aggregation.exact import (
+    Aggregate,
+    Average,
+    aggregate_updates,
+    aggregate_values,
+    average_updates,
+)
 from folkmoot.aggregation.gram import Gram
 from folkmoot.aggregation.interface import aggregate
 from folkmoot.aggregation.lattice import (
@@ -54,6 +60,7 @@ from folkmoot.aggregation.lattice import (
     needed_exponents,
     next_exponents,
     quantize,
+    quantize_and_measure,
 )
 from folkmoot.aggregation.layout import Layout, TensorSpec
 from folkmoot.aggregation.optimizer_step import OptimizerState, initial_state, optimizer_step
@@ -87,6 +94,7 @@ __all__ = [
     "Attack",
     "AttackInvalid",
     "AttackTarget",
+    "Average",
     "BackendUnavailable",
     "BoundExceeded",
     "FlushToZero",
@@ -126,6 +134,7 @@ __all__ = [
     "aggregate_updates",
     "aggregate_values",
     "apply_aggregate",
+    "average_updates",
     "check_update",
     "craft_updates",
     "decode",
@@ -140,6 +149,7 @@ __all__ = [
     "optimizer_spec",
     "optimizer_step",
     "quantize",
+    "quantize_and_measure",
     "rule_spec",
     "scores",
     "stamp_trigger",

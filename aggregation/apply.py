@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from folkmoot.aggregation.errors import BoundExceeded, FlushToZero, LayoutMismatch, ModelOverflow
-from folkmoot.aggregation.exact import Aggregate
+from folkmoot.aggregation.exact import Average
 from folkmoot.aggregation.lattice import Lattice, blocks
 from folkmoot.aggregation.layout import Layout
 from folkmoot.aggregation.plans import MAX_TOTAL_WEIGHT
@@ -23,7 +23,7 @@ def step_bits(bits: int) -> int:
 
 
 def apply_aggregate(
-    model: npt.NDArray[np.float32], aggregate: Aggregate, layout: Layout, lattice: Lattice
+    model: npt.NDArray[np.float32], aggregate: Average, layout: Layout, lattice: Lattice
 ) -> npt.NDArray[np.float32]:
     """The next model, float32 of shape (layout.size,): model + s * 2^(e - k).
 
@@ -74,8 +74,9 @@ def _require_average(numerators: npt.NDArray[np.int64], largest: int, start: int
 
 
 def _divide_half_even(numerators: npt.NDArray[np.int64], denominator: int) -> npt.NDArray[np.int64]:
-    quotients, remainders = np.divmod(numerators, np.int64(denominator))
-    twice = remainders * 2
+    # Faster than divmod, which does not vectorise.
+    quotients = np.floor_divide(numerators, np.int64(denominator))
+    twice = 2 * (numerators - quotients * denominator)
     quotients += (twice > denominator) | ((twice == denominator) & (quotients & 1 == 1))
     return quotients
 

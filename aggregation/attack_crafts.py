@@ -106,7 +106,10 @@ def mean_and_deviation(known: FloatMatrix) -> tuple[Wide, Wide]:
 
 
 def _scaled_mean(scene: Situation, factor: float) -> FloatMatrix:
-    return narrow(factor * scene.known.mean(axis=0, dtype=np.float64))[np.newaxis]
+    sent = np.empty((1, scene.known.shape[1]), np.float32)
+    for columns in column_blocks(sent.size):
+        sent[0, columns] = narrow(factor * scene.known[:, columns].mean(axis=0, dtype=np.float64))
+    return sent
 
 
 def sign_flip(scene: Situation) -> FloatMatrix:

@@ -26,16 +26,28 @@ _DIGEST_DOMAIN = b"folkmoot/aggregate/1"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Aggregate:
+class Average:
     """A rule's exact output: the value i of tensor t is numerators[i] * 2^exponents[t] / denominator.
 
-    Two aggregates are the same when their digests are.
+    Two are the same when their digests are.
     """
 
     numerators: npt.NDArray[np.int64]
     """Shape (layout.size,), read-only, each at most M * denominator in absolute value."""
     denominator: int
     """1 to 2^32."""
+
+    def digest(self) -> bytes:
+        """SHA-256 (32 bytes) over denominator, count and numerators, little-endian."""
+        state = hashlib.sha256(_DIGEST_DOMAIN + struct.pack("<QQ", self.denominator, self.numerators.size))
+        state.update(np.ascontiguousarray(self.numerators, "<i8").data)
+        return state.digest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Aggregate(Average):
+    """A rule's exact output with what scores look at."""
+
     rule_weights: tuple[int, ...] | None
     """For a combination of updates their weights over `denominator`; None for order statistics."""
     gram: Gram
@@ -44,12 +56,6 @@ class Aggregate:
     """<numerators, x_i> for each update, in the unit of `gram`."""
     square: int
     """<numerators, numerators>, in the unit of `gram`."""
-
-    def digest(self) -> bytes:
-        """SHA-256 (32 bytes) over denominator, count and numerators, little-endian."""
-        state = hashlib.sha256(_DIGEST_DOMAIN + struct.pack("<QQ", self.denominator, self.numerators.size))
-        state.update(np.ascontiguousarray(self.numerators, "<i8").data)
-        return state.digest()
 
 
 def aggregate_updates(
@@ -94,6 +100,31 @@ def aggregate_updates(
         return _ranked(numerators, decision.denominator, bordered, count)
 
 
+def average_updates(
+    sources: Sequence[Source],
+    layout: Layout,
+    lattice: Lattice,
+    rule: RuleSpec,
+    *,
+    weights: Sequence[int] | None = None,
+    seed: bytes = b"",
+    reference: Source | None = None,
+    backend: str = "numpy",
+    threads: int = 1,
+    chunk: int | None = None,
+) -> Average:
+    """The same numerators and denominator as `aggregate_updates`, for when nothing is scored.
+
+    Arguments and errors are the same. Takes no Gram matrix that the rule does not look at.
+    """
+    passes = Passes(load_backend(backend), threads, chunk)
+    with _opened(sources, reference, layout, lattice, rule) as reader:
+        decision = decide(rule, len(sources), weights, seed, _looked_at(passes, reader, rule))
+        numerators = passes.sum(reader, decision)
+        numerators.flags.writeable = False
+        return Average(numerators, decision.denominator)
+
+
 def aggregate_values(
     sources: Sequence[Source],
     layout: Layout,
@@ -133,13 +164,18 @@ def values_and_decision(
 ) -> tuple[npt.NDArray[np.float32], Decision]:
     """What `aggregate_values` gives, and what the rule decided to take of the columns."""
     with _opened(sources, reference, layout, lattice, rule) as reader:
-        gram = None
-        if rule.looks_at is Looks.DISTANCES:
-            gram = passes.gram(reader)
-        elif rule.looks_at is Looks.ROW:
-            gram = passes.gram_of_row(reader, rule.parameters().get("pivot", 0))
+        gram = _looked_at(passes, reader, rule)
         decision = decide(rule, len(sources), weights, seed, gram)
         return passes.values(reader, decision, seen=gram is not None), decision
+
+
+def _looked_at(passes: Passes, reader: UpdateReader, rule: RuleSpec) -> Gram | None:
+    """As much of the Gram matrix as the rule needs."""
+    if rule.looks_at is Looks.DISTANCES:
+        return passes.gram(reader)
+    if rule.looks_at is Looks.ROW:
+        return passes.gram_of_row(reader, rule.parameters().get("pivot", 0))
+    return None
 
 
 def _opened(

@@ -149,20 +149,32 @@ def quantize(delta: npt.NDArray[np.float32], layout: Layout, lattice: Lattice) -
     its normal numbers, which become 0; so the only rounding is the one to an integer.
     Raises LayoutMismatch, LatticeInvalid, NotFinite (names the tensor).
     """
+    return quantize_and_measure(delta, layout, lattice)[0]
+
+
+def quantize_and_measure(
+    delta: npt.NDArray[np.float32], layout: Layout, lattice: Lattice
+) -> tuple[LatticeIntegers, tuple[int, ...]]:
+    """What `quantize` and `needed_exponents` give, in one reading of delta. Raises as they do."""
     layout.require_flat(delta)
     lattice.require_layout(layout)
     integers = np.empty(layout.size, lattice.dtype)
     scratch = np.empty(min(layout.size, _BLOCK), np.float32)
+    peaks = [0.0] * len(layout.tensors)
     for index, start, stop in blocks(layout, _BLOCK):
         values, scaled = delta[start:stop], scratch[: stop - start]
-        if not np.isfinite(values).all():
+        peak = max(float(values.max()), -float(values.min()))
+        if not math.isfinite(peak):
             raise _not_finite(layout.tensors[index])
+        peaks[index] = max(peaks[index], peak)
+        unit = 2.0 ** lattice.exponents[index]
         with np.errstate(over="ignore", under="ignore"):
-            np.multiply(values, np.float32(2.0 ** -lattice.exponents[index]), out=scaled)
+            np.multiply(values, np.float32(1 / unit), out=scaled)
         np.rint(scaled, out=scaled)
-        np.clip(scaled, -lattice.largest, lattice.largest, out=scaled)
+        if peak > lattice.largest * unit:
+            np.clip(scaled, -lattice.largest, lattice.largest, out=scaled)
         integers[start:stop] = scaled
-    return integers
+    return integers, tuple(_needed_exponent(peak, lattice.largest) for peak in peaks)
 
 
 def dequantize(integers: LatticeIntegers, layout: Layout, lattice: Lattice) -> npt.NDArray[np.float32]:

@@ -1,21 +1,23 @@
 """The laboratory beside ByzFL's federation: the same experiment in both, accuracy by accuracy, step by step.
 
     python benchmarks/laboratory.py curves --json curves.json --picture curves.png
-    python benchmarks/laboratory.py speed --n 10 20 50 --json speed.json
+    python benchmarks/laboratory.py speed --n 10 20 50 --model lenet cnn --json speed.json
     python benchmarks/laboratory.py curves --steps 20 --rules krum         # minutes less
 
 Both get the same data, network, initial weights, batches, attack and rule: Fashion-MNIST, the MNIST network
-of ByzFL ("lenet" here), 32 examples a step, momentum 0.9 at the member. ByzFL's Client, Server and
+of ByzFL ("lenet" here) or that of Karimireddy et al. 2022 ("cnn", as its authors wrote it), 32 examples a
+step, momentum 0.9 at the member. ByzFL's Client, Server and
 ByzantineClient run as its documentation shows; its data loaders get tensors, with no transform to run.
 Accuracy is measured by one function for both and is not timed. "ByzFL disturbed" is ByzFL again, from
 initial weights that differ by a millionth: where it leaves ByzFL as far as ours does, training is chaotic,
-and no two implementations could agree. `speed` takes turns, step by step, in one
-process with --threads threads for each.
+and no two implementations could agree. `speed` takes turns, step by step, in one process with --threads
+threads for each; it also runs ours with training.precision = "bfloat16".
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import statistics
@@ -49,6 +51,26 @@ EVALUATIONS = 10
 DISTURBANCE = 1e-6
 EXPONENT = -22
 """Of the first round's lattice: the first updates are a tenth of a gradient, times the learning rate."""
+
+
+class PublishedCnn(torch.nn.Module):
+    """`cnn` with PyTorch's dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn = torch.nn
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.MaxPool2d(2), nn.Dropout2d(0.25),
+            nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10),
+        )  # fmt: skip
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logarithms of the classes' probabilities (batch, 10)."""
+        return torch.nn.functional.log_softmax(self.layers(images), dim=1)
+
+
+THEIR_MODELS = {"lenet": "cnn_mnist", "cnn": "PublishedCnn"}
+"""What ByzFL is asked for, by our name."""
 
 RULES: dict[
     str, tuple[Callable[[int], RuleSpec], Callable[[int], tuple[dict[str, Any], list[dict[str, Any]]]]]
@@ -90,13 +112,13 @@ ATTACKS: dict[str, tuple[AttackChoice, str, Callable[[int, int], dict[str, Any]]
 """Each attack by our choice and by ByzFL's name and parameters, for f of n members."""
 
 
-def make_cell(rule: str, attack: str, n: int, steps: int, seed: int) -> Cell:
+def make_cell(rule: str, attack: str, n: int, steps: int, seed: int, model: str = "lenet") -> Cell:
     """The experiment as ours."""
     f = n // 5
     return Cell(
         data="fashion-mnist",
         partition=PartitionChoice("dirichlet", ("alpha", 1.0)),
-        model=ModelChoice("lenet"),
+        model=ModelChoice(model),
         training=Training(lr=LR, batch=BATCH, steps=1, momentum=MOMENTUM),
         rule=RULES[rule][0](f),
         attack=ATTACKS[attack][0],
@@ -120,7 +142,9 @@ class Theirs:
     """Of the initial weights, relative."""
 
     def __post_init__(self) -> None:
+        self.model = THEIR_MODELS[self.cell.model.name]
         module, cell, n, f = peers.byzfl_federation(), self.cell, self.cell.members, self.cell.malicious
+        module.models.PublishedCnn = PublishedCnn
         aggregator, pre = RULES[self.rule][1](f)
         name, parameters = ATTACKS[self.attack][1], ATTACKS[self.attack][2](n, f)
         data = member_data(cell, self.dataset)
@@ -128,7 +152,7 @@ class Theirs:
         self.liars = module.ByzantineClient({"name": name, "f": f, "parameters": parameters})
         self.server = module.Server(
             {
-                "device": "cpu", "model_name": "cnn_mnist", "test_loader": _loader(data[0], [[0]]),
+                "device": "cpu", "model_name": self.model, "test_loader": _loader(data[0], [[0]]),
                 "optimizer_name": "SGD", "learning_rate": LR, "weight_decay": 0.0, "milestones": [],
                 "learning_rate_decay": 1.0, "aggregator_info": aggregator, "pre_agg_list": pre,
             }
@@ -143,7 +167,7 @@ class Theirs:
         batches = _Order(split, self.cell.seed, index, self.cell.rounds)
         return module.Client(
             {
-                "model_name": "cnn_mnist", "device": "cpu", "loss_name": "NLLLoss", "LabelFlipping": False,
+                "model_name": self.model, "device": "cpu", "loss_name": "NLLLoss", "LabelFlipping": False,
                 "nb_labels": 10, "momentum": MOMENTUM, "training_dataloader": _loader(split, batches),
                 "store_per_client_metrics": False, "optimizer_name": None,
             }
@@ -213,22 +237,27 @@ def curves(options: argparse.Namespace, dataset: Dataset) -> list[dict[str, Any]
 def speed(options: argparse.Namespace, dataset: Dataset) -> list[dict[str, Any]]:
     """Median seconds of a step in both, taking turns."""
     found = []
-    contests = [(n, rule) for n in options.n for rule in options.rules]
-    for n, rule in track(contests, "speed", console=Console(stderr=True)):
+    contests = [(model, n, rule) for model in options.model for n in options.n for rule in options.rules]
+    for model, n, rule in track(contests, "speed", console=Console(stderr=True)):
         attack = options.attacks[0]
-        cell = make_cell(rule, attack, n, options.repeat + 1, options.seed)
-        ours, theirs = Federation(cell, dataset), Theirs(cell, rule, attack, dataset)
-        seconds: dict[str, list[float]] = {"ours": [], "byzfl": []}
+        cell = make_cell(rule, attack, n, options.repeat + 1, options.seed, model)
+        narrow = dataclasses.replace(cell, training=dataclasses.replace(cell.training, precision="bfloat16"))
+        ours, narrower = Federation(cell, dataset), Federation(narrow, dataset)
+        theirs = Theirs(cell, rule, attack, dataset)
+        seconds: dict[str, list[float]] = {"ours": [], "bfloat16": [], "byzfl": []}
         for number in range(options.repeat + 1):
-            for name, step in (("ours", partial(ours.round, number)), ("byzfl", theirs.step)):
+            for name, step in (
+                ("ours", partial(ours.round, number)),
+                ("bfloat16", partial(narrower.round, number)),
+                ("byzfl", theirs.step),
+            ):
                 began = time.perf_counter()
                 step()
                 if number:
                     seconds[name].append(time.perf_counter() - began)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
-        found.append(
-            {"n": n, "rule": rule, "attack": attack, **medians, "ratio": medians["byzfl"] / medians["ours"]}
-        )
+        ratios = {f"{name}_ratio": medians["byzfl"] / medians[name] for name in ("ours", "bfloat16")}
+        found.append({"model": model, "n": n, "rule": rule, "attack": attack, **medians, **ratios})
     return found
 
 
@@ -271,6 +300,7 @@ def _options() -> argparse.Namespace:
     add("what", choices=("curves", "speed"))
     add("--n", type=int, nargs="+", default=None, help="members, a fifth of them liars (10; speed: 10 20 50)")
     add("--steps", type=int, default=200)
+    add("--model", nargs="+", choices=tuple(THEIR_MODELS), default=["lenet"])
     add("--rules", nargs="+", choices=tuple(RULES), default=list(RULES))
     add("--attacks", nargs="+", choices=tuple(ATTACKS), default=list(ATTACKS))
     add("--repeat", type=int, default=7, help="timed steps")
@@ -290,21 +320,35 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     dataset = load_dataset("fashion-mnist")
     found = (curves if options.what == "curves" else speed)(options, dataset)
-    columns = ("rule", "attack", "largest gap", "of ByzFL disturbed", "ours", "byzfl")
-    table = Table(*(columns if options.what == "curves" else ("n", "rule", "ours ms", "byzfl ms", "ratio")))
+    columns: tuple[str, ...] = ("rule", "attack", "largest gap", "of ByzFL disturbed", "ours", "byzfl")
+    if options.what == "speed":
+        columns = ("model", "n", "rule", "byzfl ms", "ours ms", "ratio", "bfloat16 ms", "ratio")
+    table = Table(*columns)
     for entry in found:
         if options.what == "curves":
             last = entry["points"][-1]
             gaps = entry["largest_gap"]
             row = (entry["rule"], entry["attack"], gaps["ours"], gaps["control"], last["ours"], last["byzfl"])
         else:
-            row = (entry["n"], entry["rule"], 1000 * entry["ours"], 1000 * entry["byzfl"], entry["ratio"])
+            row = (
+                entry["model"],
+                entry["n"],
+                entry["rule"],
+                1000 * entry["byzfl"],
+                1000 * entry["ours"],
+                entry["ours_ratio"],
+                1000 * entry["bfloat16"],
+                entry["bfloat16_ratio"],
+            )
         table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
     console = Console(highlight=False)
     console.print(table)
     if options.what == "speed":
-        geometric = float(np.exp(np.mean([math.log(entry["ratio"]) for entry in found])))
-        console.print(f"geometric mean of the ratios: {geometric:.2f}; threads: {options.threads}")
+        for name in ("ours", "bfloat16"):
+            geometric = math.exp(statistics.fmean(math.log(entry[f"{name}_ratio"]) for entry in found))
+            console.print(
+                f"geometric mean of the ratios, {name}: {geometric:.2f}; threads: {options.threads}"
+            )
     if options.json:
         options.json.write_text(json.dumps({"threads": options.threads, "found": found}, indent=2) + "\n")
     if options.picture and options.what == "curves":

@@ -35,18 +35,29 @@ class ImpossibleCell(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PartitionChoice:
-    """How the training examples are divided among all members, liars included."""
+    """How the training examples are divided.
+
+    among: "members", so that liars hold examples that no honest member has; or "honest" members, who then
+    have all, while each liar gets as many as they have on average, drawn from all. Raises ImpossibleCell.
+    """
 
     kind: str
     parameter: tuple[str, float] | None = None
+    among: str = "members"
+
+    def __post_init__(self) -> None:
+        if self.among not in ("members", "honest"):
+            raise ImpossibleCell(f"partition.among is {self.among!r}, expected members or honest")
 
     @property
     def label(self) -> str:
         """Such as "dirichlet alpha=0.1"."""
-        if self.parameter is None:
-            return self.kind
-        name, value = self.parameter
-        return f"{self.kind} {name}={_short(value)}"
+        parts = [self.kind]
+        if self.parameter is not None:
+            parts.append(f"{self.parameter[0]}={_short(self.parameter[1])}")
+        if self.among != "members":
+            parts.append(f"among={self.among}")
+        return " ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +96,8 @@ class Training:
     engine: str = "auto"
     """"vectorised": all members at once (torch.func.vmap); "loop": one after the other; "auto": what is
     faster for the model. Their results may differ in the last bits."""
+    precision: str = "float32"
+    """"bfloat16": the network runs on weights and examples rounded to it; weights and loss stay float32."""
     device: str = "cpu"
     """Where members train and models are measured: "cpu" or "cuda". The rounds' arithmetic stays the same."""
 
@@ -107,6 +120,7 @@ class Training:
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("schedule", self.schedule, SCHEDULES),
             ("engine", self.engine, ("auto", "vectorised", "loop")),
+            ("precision", self.precision, ("float32", "bfloat16")),
             ("device", self.device, ("cpu", "cuda")),
         ):
             if choice not in known:
@@ -234,8 +248,12 @@ class Cell:
                 ("engine", self.training.engine),
             )
         }
-        if self.training.device != "cpu":
-            training["training.device"] = self.training.device
+        for name, value, usual in (
+            ("precision", self.training.precision, "float32"),
+            ("device", self.training.device, "cpu"),
+        ):
+            if value != usual:
+                training[f"training.{name}"] = value
         needs_knowledge = self.attack.needs_knowledge
         return {
             "data": self.data,

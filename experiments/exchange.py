@@ -13,21 +13,23 @@ import numpy.typing as npt
 import torch
 
 from folkmoot.aggregation import (
-    Aggregate,
+    Average,
     Lattice,
     Layout,
     RuleSpec,
+    aggregate_updates,
     aggregate_values,
-    needed_exponents,
+    average_updates,
     next_exponents,
     quantize,
+    quantize_and_measure,
 )
 from folkmoot.aggregation.attacks import Defence
 from folkmoot.aggregation.backend import chosen_backend
 from folkmoot.aggregation.errors import NotFinite, SearchTooHard, TooFewUpdates, WeightsInvalid
 from folkmoot.aggregation.lattice import LatticeIntegers
 from folkmoot.contracts.types import max_faulty
-from folkmoot.node.conclude import Arithmetic, combine
+from folkmoot.node.conclude import Aggregator, Arithmetic, combine
 
 __all__ = ["Applied", "Exchange", "LatticeExchange"]
 
@@ -36,12 +38,13 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Applied:
-    """A round's end. `aggregate` is None when the rule could not aggregate what there was."""
+    """A round's end. `aggregate` is None when the rule could not aggregate what there was; it is an Aggregate
+    where scores are wanted."""
 
     weights: Floats
     included: tuple[int, ...]
     """Rows of the updates that could be put on the lattice, in order."""
-    aggregate: Aggregate | None
+    aggregate: Average | None
 
 
 class Exchange(Protocol):
@@ -64,8 +67,17 @@ class LatticeExchange:
     """
 
     def __init__(
-        self, layout: Layout, rule: RuleSpec, members: int, bits: int, exponent: int, seed: int
+        self,
+        layout: Layout,
+        rule: RuleSpec,
+        members: int,
+        bits: int,
+        exponent: int,
+        seed: int,
+        *,
+        scored: bool,
     ) -> None:
+        self._aggregator: Aggregator[Average] = aggregate_updates if scored else average_updates
         self._layout, self._rule, self._seed = layout, rule, seed
         self._faulty = max_faulty(members)
         self.lattice = Lattice(bits, (exponent,) * len(layout.tensors))
@@ -88,6 +100,7 @@ class LatticeExchange:
         rows = [row[0] for row in encoded if row is not None]
         published = [row[1] for row in encoded if row is not None]
         aggregate, _, weights = combine(
+            self._aggregator,
             rows,
             weights,
             self._rule,
@@ -104,8 +117,7 @@ class LatticeExchange:
     def _encoded(self, update: Floats) -> tuple[LatticeIntegers, tuple[int, ...]] | None:
         """The update on the lattice and the exponents that it needs; None when it is not finite."""
         try:
-            integers = quantize(update, self._layout, self.lattice)
-            return integers, needed_exponents(update, self._layout, self.lattice.bits)
+            return quantize_and_measure(update, self._layout, self.lattice)
         except NotFinite:
             return None
 

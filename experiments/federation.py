@@ -15,6 +15,7 @@ from folkmoot.aggregation import (
     ATTACKS,
     FULL_SCORE,
     SCORES,
+    Aggregate,
     AttackTarget,
     Knowledge,
     Layout,
@@ -25,7 +26,7 @@ from folkmoot.aggregation import (
 from folkmoot.aggregation.attacks import Defence, resolve_parameters
 from folkmoot.experiments.cells import HONEST, Cell, ImpossibleCell
 from folkmoot.experiments.exchange import Applied, Exchange, LatticeExchange
-from folkmoot.experiments.models import build_model, find_model
+from folkmoot.experiments.models import build_model, channels_last, find_model
 from folkmoot.experiments.results import CellResult, Evaluation
 from folkmoot.experiments.training import LocalTraining
 from folkmoot.node.datasets import Dataset, Split
@@ -37,7 +38,7 @@ __all__ = ["Federation", "run_cell"]
 Floats = npt.NDArray[np.float32]
 Observe = Callable[[Evaluation], None]
 
-_LIES, _TRIGGER, _SHARE = 3, 4, 5
+_LIES, _TRIGGER, _SHARE, _DRAWN = 3, 4, 5, 6
 """What random numbers are for; the local training uses 1 and 2."""
 _EVALUATED = 1000
 """Test examples at a time."""
@@ -90,12 +91,19 @@ class Federation:
         members = range(cell.members if _liars_train(cell) else self._honest)
         self._training = local_training(cell, dataset, [data[member] for member in members], members)
         self.exchange: Exchange = LatticeExchange(
-            self.layout, cell.rule, cell.members, cell.bits, cell.exponent, cell.seed
+            self.layout,
+            cell.rule,
+            cell.members,
+            cell.bits,
+            cell.exponent,
+            cell.seed,
+            scored=bool(cell.scores),
         )
         """What turns a round's updates into the next model: the nodes' arithmetic."""
         self.pretended: Floats
         """The models that liars say they trained in this round, (malicious, d)."""
         self._sent: Floats = np.empty((cell.members, self.layout.size), np.float32)
+        self._pretended: Floats = np.empty((cell.malicious, self.layout.size), np.float32)
 
     def updates(self, number: int) -> Floats:
         """What the members send in a round, float32 (members, d), the liars' last.
@@ -103,14 +111,13 @@ class Federation:
         The next call writes into the same array.
         """
         base, honest, sent = self.weights, self._honest, self._sent
-        trained = self._training.train(base, number)
-        difference = torch.from_numpy(sent[: len(trained)])
-        torch.sub(torch.from_numpy(trained), torch.from_numpy(base), out=difference)
+        trainees = len(self._training.examples)
+        self._training.train(base, number, sent[:trainees])
         if self.cell.attack.target is AttackTarget.UPDATES:
             defence = self.exchange.foreseen(self._claims, self.cell.malicious)
-            lies = craft_lies(self.cell, sent[:honest], sent[honest : len(trained)], number, defence)
+            lies = craft_lies(self.cell, sent[:honest], sent[honest:trainees], number, defence)
             # A node sends the difference of two models, so of a lie too only what a model can show.
-            self.pretended = lying_models(base, lies)
+            self.pretended = lying_models(base, lies, self._pretended)
             np.subtract(self.pretended, base, out=sent[honest:])
         return sent
 
@@ -141,12 +148,19 @@ def initial_weights(network: nn.Module) -> Floats:
     return np.concatenate([p.detach().numpy().reshape(-1) for p in network.parameters()])
 
 
-def lying_models(base: Floats, lies: Floats) -> Floats:
+def lying_models(base: Floats, lies: Floats, out: Floats) -> Floats:
     """The models that liars pretend to have trained, (k, d), within float32 where the lies are finite."""
     with np.errstate(over="ignore"):
-        models: Floats = base + lies
-    limit = np.finfo(np.float32).max
-    return np.clip(models, -limit, limit, out=models, where=np.isfinite(lies))
+        np.add(base, lies, out=out)
+    if not has_finite_sum(out):
+        limit = np.finfo(np.float32).max
+        np.clip(out, -limit, limit, out=out, where=np.isfinite(lies))
+    return out
+
+
+def has_finite_sum(values: Floats) -> bool:
+    """A quick look: if so, every value is finite."""
+    return bool(torch.isfinite(torch.from_numpy(values).sum()))
 
 
 def local_training(
@@ -186,12 +200,15 @@ def is_vectorised(cell: Cell) -> bool:
 
 def member_data(cell: Cell, dataset: Dataset) -> list[Split]:
     """Each member's examples, falsified where the attack falsifies the liars'. Raises PartitionError."""
-    kind, parameter = cell.partition.kind, cell.partition.parameter
-    shares = divide(
-        kind, dataset.train.labels, cell.members, cell.seed, None if parameter is None else parameter[1]
-    )
-    data = [dataset.train.take(share) for share in shares]
-    for member in range(cell.members - cell.malicious, cell.members):
+    train, honest = dataset.train, cell.members - cell.malicious
+    among = cell.members if cell.partition.among == "members" else honest
+    parameter = None if cell.partition.parameter is None else cell.partition.parameter[1]
+    shares = divide(cell.partition.kind, train.labels, among, cell.seed, parameter)
+    for member in range(among, cell.members):
+        random = np.random.default_rng([_DRAWN, cell.seed, member])
+        shares.append(np.sort(random.permutation(len(train.labels))[: len(train.labels) // among]))
+    data = [train.take(share) for share in shares]
+    for member in range(honest, cell.members):
         data[member] = _falsified(cell, dataset, _reduced(cell, data[member], member), member)
     return data
 
@@ -235,7 +252,7 @@ def craft_lies(cell: Cell, honest: Floats, own: Floats, number: int, defence: De
     attack = cell.attack
     blind = attack.knowledge is Knowledge.BLIND and attack.needs_knowledge
     known = own if blind else honest
-    if not torch.isfinite(torch.from_numpy(known).sum()):
+    if not has_finite_sum(known):
         known = known[np.isfinite(known).all(axis=1)]
     if len(known) < ATTACKS[attack.name].fewest:
         # Training has diverged: whoever has no update to send is no help to liars either.
@@ -263,7 +280,7 @@ def measure(
         for start in range(0, count, _EVALUATED):
             features = torch.from_numpy(test.features[start : start + _EVALUATED]).to(device)
             if features.dim() == 4:
-                features = features.contiguous(memory_format=torch.channels_last)
+                features = channels_last(features)
             labels = torch.from_numpy(test.labels[start : start + _EVALUATED]).to(device)
             output = torch.func.functional_call(network, tensors, (features,))
             loss += float(nn.functional.cross_entropy(output, labels, reduction="sum"))
@@ -280,7 +297,7 @@ class _Scores:
         self._rounds = np.zeros(cell.members)
 
     def add(self, applied: Applied) -> None:
-        if applied.aggregate is None:
+        if not isinstance(applied.aggregate, Aggregate):
             return
         rows = list(applied.included)
         self._rounds[rows] += 1

@@ -17,7 +17,7 @@ from torch import nn
 from folkmoot.experiments.cells import ImpossibleCell, ModelChoice
 from folkmoot.experiments.results import Setting
 
-__all__ = ["MODELS", "Dropout", "Model", "build_model"]
+__all__ = ["MODELS", "ChannelsLastGradient", "Dropout", "Model", "build_model", "channels_last"]
 
 Shape = tuple[int, ...]
 
@@ -25,7 +25,8 @@ Shape = tuple[int, ...]
 class Dropout(nn.Module):
     """Dropout whose mask is a buffer that the trainer fills, so that a seed decides it and nothing else.
 
-    shape: of one example's activations. In evaluation it does nothing.
+    shape: of one example's mask: that of its activations, or one that PyTorch broadcasts to it, such as
+    (channels, 1, 1) for whole channels. In evaluation it does nothing.
     """
 
     def __init__(self, rate: float, shape: Shape) -> None:
@@ -38,6 +39,39 @@ class Dropout(nn.Module):
 
     def forward(self, activations: torch.Tensor) -> torch.Tensor:
         return activations * self.mask if self.training else activations
+
+
+def channels_last(images: torch.Tensor) -> torch.Tensor:
+    """Images (n, channels, height, width) with the channels last in memory, where CPUs convolve faster."""
+    if images.shape[1] == 1:
+        # Either order is the same, and only the strides tell convolutions which one is meant.
+        _, _, height, width = images.shape
+        return images.contiguous().as_strided(images.shape, (height * width, 1, width, 1))
+    return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+class _ChannelsLastGradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return images.view_as(images)
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:
+        return channels_last(gradient)
+
+
+class ChannelsLastGradient(nn.Module):
+    """Changes no value. After convolutions it spares them a copy of the large gradients that linear layers
+    hand back with the channels first."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return _ChannelsLastGradient.apply(images)  # type: ignore[no-any-return, no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +108,18 @@ def small_cnn(shape: Shape, classes: int) -> nn.Module:
 
 
 def lenet(shape: Shape, classes: int) -> nn.Module:
-    """conv 20 (5 x 5), pool, conv 50 (5 x 5), pool, linear 500: the MNIST network of ByzFL."""
+    """conv 20 (5 x 5), pool, conv 50 (5 x 5), pool, linear 500: the MNIST network of ByzFL. Pooling before
+    ReLU gives the same values and gradients as after it, on a quarter of the numbers."""
     channels, height, width = _image(shape)
     side = [((length - 4) // 2 - 4) // 2 for length in (height, width)]
     return nn.Sequential(
         nn.Conv2d(channels, 20, 5),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Conv2d(20, 50, 5),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        ChannelsLastGradient(),
+        nn.ReLU(),
         nn.Flatten(),
         nn.Linear(50 * side[0] * side[1], 500),
         nn.ReLU(),
@@ -92,20 +128,20 @@ def lenet(shape: Shape, classes: int) -> nn.Module:
 
 
 def cnn(shape: Shape, classes: int, dropout: bool = True) -> nn.Module:
-    """conv 32 and conv 64 (3 x 3), pool, dropout 0.25, linear 128, dropout 0.5: the MNIST network of
-    Karimireddy, He, Jaggi 2022, "Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing"."""
+    """conv 32, ReLU, conv 64 (3 x 3), pool, channel dropout 0.25, linear 128, ReLU, dropout 0.5: the MNIST
+    network of Karimireddy, He, Jaggi 2022, "Byzantine-Robust Learning on Heterogeneous Datasets via
+    Bucketing", as in the code published with it."""
     channels, height, width = _image(shape)
-    flat = 64 * ((height - 4) // 2) * ((width - 4) // 2)
-    first, second = (Dropout(0.25, (flat,)), Dropout(0.5, (128,))) if dropout else (nn.Identity(),) * 2
+    first, second = (Dropout(0.25, (64, 1, 1)), Dropout(0.5, (128,))) if dropout else (nn.Identity(),) * 2
     return nn.Sequential(
         nn.Conv2d(channels, 32, 3),
         nn.ReLU(),
         nn.Conv2d(32, 64, 3),
-        nn.ReLU(),
         nn.MaxPool2d(2),
-        nn.Flatten(),
+        ChannelsLastGradient(),
         first,
-        nn.Linear(flat, 128),
+        nn.Flatten(),
+        nn.Linear(64 * ((height - 4) // 2) * ((width - 4) // 2), 128),
         nn.ReLU(),
         second,
         nn.Linear(128, classes),

@@ -74,7 +74,7 @@ _DEFAULT_SCORES: Final[list[str]] = []
 
 _KEYS: Final[dict[str, frozenset[str]]] = {
     "data": frozenset({"set"}),
-    "partition": frozenset({"kind", *(p.parameter for p in PARTITIONS.values() if p.parameter)}),
+    "partition": frozenset({"kind", "among", *(p.parameter for p in PARTITIONS.values() if p.parameter)}),
     "model": frozenset({"name", "options"}),
     "training": frozenset(Training.__dataclass_fields__),
     "federation": frozenset({"members", "malicious", "malicious_data", "f", "rounds", "evaluate_every"}),
@@ -246,10 +246,14 @@ def _refuse_unknown(section: str, table: Mapping[str, Any], known: frozenset[str
 def _partition(table: Mapping[str, Any]) -> PartitionChoice:
     partition = find_partition(_text(table.get("kind", "iid"), "partition.kind"))
     name = partition.parameter
-    _refuse_unknown("partition", table, frozenset({"kind", *([] if name is None else [name])}))
+    _refuse_unknown("partition", table, frozenset({"kind", "among", *([] if name is None else [name])}))
     value = None if name is None or name not in table else _number(table[name], f"partition.{name}")
     partition.check(value)
-    return PartitionChoice(partition.name, None if name is None or value is None else (name, value))
+    return PartitionChoice(
+        partition.name,
+        None if name is None or value is None else (name, value),
+        _text(table.get("among", "members"), "partition.among"),
+    )
 
 
 def _data(name: object) -> str:
@@ -276,7 +280,7 @@ def _training(table: Mapping[str, Any]) -> Training:
     for key in ("lr", "batch"):
         if key not in table:
             raise ImpossibleCell(f"[training] {key} is missing")
-    texts, wholes = ("optimizer", "schedule", "engine", "device"), ("batch", "steps")
+    texts, wholes = ("optimizer", "schedule", "engine", "precision", "device"), ("batch", "steps")
     values: dict[str, Any] = {}
     for key, value in table.items():
         read = _text if key in texts else _whole if key in wholes else _number

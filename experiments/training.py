@@ -16,9 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
+from torch.optim.sgd import sgd
 
 from folkmoot.experiments.cells import Training
-from folkmoot.experiments.models import Dropout
+from folkmoot.experiments.models import Dropout, channels_last
 from folkmoot.node.datasets import Split
 
 __all__ = ["Batches", "LocalTraining", "learning_rate"]
@@ -27,6 +28,8 @@ Floats = npt.NDArray[np.float32]
 
 _ORDER, _MASKS = 1, 2
 """What a member's random numbers are for."""
+_MASK_LEVELS = 1 << 16
+"""A unit of a dropout layer is kept or not by 16 random bits."""
 ADAM_BETA2, ADAM_EPSILON = 0.999, 1e-8
 
 
@@ -66,6 +69,10 @@ class Batches:
         return self._order
 
 
+def _with_channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return channels_last(tensor) if tensor.dim() == 4 else tensor.detach()
+
+
 class LocalTraining:
     """The members' training. `train` must be called for one round after the other: momentum is kept.
 
@@ -89,7 +96,8 @@ class LocalTraining:
         self._models = [model.to(device).train()]
         self._training, self._rounds, self._seed = training, rounds, seed
         self._numbers, self._vectorised, self._device = numbers, vectorised, device
-        self._features = [torch.from_numpy(split.features).to(device) for split in data]
+        self._dtype = getattr(torch, training.precision)
+        self._features = [torch.from_numpy(split.features).to(device, self._dtype) for split in data]
         self._labels = [torch.from_numpy(split.labels).to(device) for split in data]
         self._batches = [
             Batches(len(split.labels), seed, number) for split, number in zip(data, numbers, strict=True)
@@ -101,8 +109,8 @@ class LocalTraining:
             if isinstance(layer, Dropout)
         }
         size = sum(math.prod(shape) for shape in self._shapes.values())
-        kept = 2 if training.optimizer == "adam" else 1
-        self._state = torch.zeros((kept, len(data), size), device=device)
+        kept = {"adam": 2, "sgd": int(training.momentum > 0)}[training.optimizer]
+        self._state = [torch.zeros((len(data), size), device=device) for _ in range(kept)]
         self._steps_done = [0] * len(data)
         self._trained = torch.empty((len(data), size), device=device)
 
@@ -111,25 +119,31 @@ class LocalTraining:
         """How many examples each member has."""
         return [len(labels) for labels in self._labels]
 
-    def train(self, weights: Floats, round_number: int) -> Floats:
+    def train(self, weights: Floats, round_number: int, moves: Floats | None = None) -> Floats:
         """Each member's weights after its local training from `weights` (d,): float32 (members, d).
 
-        The next call writes into the same array.
+        moves: where to write how far each member moved, trained - weights, (members, d). The next call writes
+        into the same array.
         """
         steps = [self._steps(count) for count in self.examples]
         rate = learning_rate(self._training, round_number, self._rounds)
         start = torch.from_numpy(weights).to(self._device)
-        trained = self._trained.copy_(start)
+        moved = None if moves is None else torch.from_numpy(moves)
         if self._vectorised:
+            self._trained.copy_(start)
             for step in range(max(steps)):
                 active = [i for i, count in enumerate(steps) if step < count]
-                self._step(trained, active, rate)
+                self._step(active, rate)
+            if moved is not None:
+                torch.sub(self._trained.cpu(), start.cpu(), out=moved)
         else:
-            self._one_after_the_other(trained, steps, rate)
-        result: Floats = trained.cpu().numpy()
+            self._one_after_the_other(start, steps, rate, moved)
+        result: Floats = self._trained.cpu().numpy()
         return result
 
-    def _one_after_the_other(self, trained: torch.Tensor, steps: Sequence[int], rate: float) -> None:
+    def _one_after_the_other(
+        self, start: torch.Tensor, steps: Sequence[int], rate: float, moved: torch.Tensor | None
+    ) -> None:
         """Each member on one thread, as many members at a time as PyTorch may use threads."""
         threads = min(torch.get_num_threads(), len(steps))
         while len(self._models) < threads:
@@ -137,8 +151,12 @@ class LocalTraining:
 
         def work(model: int) -> None:
             for member in range(model, len(steps), threads):
+                # .data counts its changes by itself: other threads change other rows meanwhile.
+                self._trained.data[member].copy_(start)
                 for _ in range(steps[member]):
-                    self._step(trained, [member], rate, model)
+                    self._step([member], rate, model)
+                if moved is not None:
+                    torch.sub(self._trained.data[member].cpu(), start.cpu(), out=moved[member])
 
         if threads == 1:
             work(0)
@@ -155,23 +173,28 @@ class LocalTraining:
             return self._training.steps
         return max(1, math.ceil(self._training.epochs * examples / self._training.batch))
 
-    def _step(self, weights: torch.Tensor, members: list[int], rate: float, model: int = 0) -> None:
+    def _step(self, members: list[int], rate: float, model: int = 0) -> None:
         """One step of the optimizer for some members, in place."""
-        if len(members) == len(weights):
-            self._move(weights, self._state, self._gradients(weights, members, model), members, rate)
+        rows: slice | list[int] = members
+        if len(members) == len(self._trained):
+            rows = slice(None)
         elif len(members) == 1:
-            only = slice(members[0], members[0] + 1)
-            own, state = weights[only], self._state[:, only]
-            self._move(own, state, self._gradients(own, members, model), members, rate)
-        else:
-            own, state = weights[members], self._state[:, members]
-            self._move(own, state, self._gradients(own, members, model), members, rate)
-            weights[members], self._state[:, members] = own, state
+            rows = slice(members[0], members[0] + 1)
+        weights, state = self._trained.data[rows], [kept.data[rows] for kept in self._state]
+        gradients = self._gradients(weights, members, model)
+        tensors, states = self._tensors(weights), [self._tensors(kept) for kept in state]
+        counts = torch.tensor([self._steps_done[i] + 1 for i in members], device=weights.device)
+        for name, gradient in gradients.items():
+            self._move(tensors[name], [kept[name] for kept in states], gradient, counts, rate)
+        if isinstance(rows, list):
+            self._trained[rows] = weights
+            for kept, part in zip(self._state, state, strict=True):
+                kept[rows] = part
         for member in members:
             self._steps_done[member] += 1
 
-    def _gradients(self, weights: torch.Tensor, members: list[int], model: int) -> torch.Tensor:
-        """The gradients (k, d) of the mean cross-entropy over each member's next batch."""
+    def _gradients(self, weights: torch.Tensor, members: list[int], model: int) -> dict[str, torch.Tensor]:
+        """The gradients (k, ...) of the mean cross-entropy over each member's next batch, by parameter."""
         batch = self._training.batch
         picked = [
             torch.from_numpy(self._batches[i].take(self._steps_done[i] * batch, batch)).to(self._device)
@@ -181,22 +204,22 @@ class LocalTraining:
         if self._vectorised:
             features = torch.stack([self._features[i][p] for i, p in zip(members, picked, strict=True)])
             labels = torch.stack([self._labels[i][p] for i, p in zip(members, picked, strict=True)])
-            found = vmap(grad(partial(self._loss, model)))(self._tensors(weights), masks, features, labels)
-            return torch.cat([found[name].reshape(len(members), -1) for name in self._shapes], dim=1)
+            found = vmap(grad(partial(self._loss, model)))
+            return dict(found(self._tensors(weights.to(self._dtype)), masks, features, labels))
         (member,), (chosen,) = members, picked
-        features = self._features[member][chosen]
-        if features.dim() == 4:
-            features = features.to(memory_format=torch.channels_last)
-        tensors = {name: t[0].requires_grad_() for name, t in self._tensors(weights).items()}
+        tensors = {
+            name: _with_channels_last(tensor[0]).requires_grad_()
+            for name, tensor in self._tensors(weights.to(self._dtype)).items()
+        }
         loss = self._loss(
             model,
             tensors,
             {name: mask[0] for name, mask in masks.items()},
-            features,
+            _with_channels_last(self._features[member][chosen]),
             self._labels[member][chosen],
         )
         gradients = torch.autograd.grad(loss, list(tensors.values()))
-        return torch.cat([gradient.reshape(-1) for gradient in gradients])[None]
+        return {name: gradient[None] for name, gradient in zip(tensors, gradients, strict=True)}
 
     def _loss(
         self,
@@ -207,13 +230,12 @@ class LocalTraining:
         labels: torch.Tensor,
     ) -> torch.Tensor:
         output = functional_call(self._models[model], {**tensors, **masks}, (features,))
-        return nn.functional.cross_entropy(output, labels)
+        return nn.functional.cross_entropy(output.float(), labels)
 
     def _tensors(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
         """The model's parameters (k, ...) as views of the flat weights (k, d)."""
         sizes = [math.prod(shape) for shape in self._shapes.values()]
-        # .data counts its changes by itself: other threads change other rows meanwhile.
-        parts = torch.split(weights.data, sizes, dim=1)
+        parts = torch.split(weights, sizes, dim=1)
         return {
             name: part.view(len(weights), *shape)
             for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
@@ -229,35 +251,44 @@ class LocalTraining:
             for i in members
         ]
         for name, layer in self._dropouts.items():
-            kept = [
-                random.random((self._training.batch, *layer.shape), np.float32) >= layer.rate
-                for random in randoms
-            ]
-            mask = np.stack(kept) * np.float32(1 / (1 - layer.rate))
-            masks[name] = torch.from_numpy(mask.astype(np.float32)).to(self._device)
+            shape, threshold = (self._training.batch, *layer.shape), round(layer.rate * _MASK_LEVELS)
+            drawn = [random.bytes(2 * math.prod(shape)) for random in randoms]
+            kept = np.stack([np.frombuffer(b, "<u2").reshape(shape) >= threshold for b in drawn])
+            mask = torch.from_numpy(kept).to(self._device, self._dtype)
+            masks[name] = mask.div_(1 - layer.rate)
         return masks
 
     def _move(
         self,
         weights: torch.Tensor,
-        state: torch.Tensor,
-        gradients: torch.Tensor,
-        members: list[int],
+        state: list[torch.Tensor],
+        gradient: torch.Tensor,
+        counts: torch.Tensor,
         rate: float,
     ) -> None:
-        training, momentum = self._training, state[0]
-        if training.weight_decay:
-            gradients = gradients + training.weight_decay * weights
-        if training.momentum == 0 and training.optimizer == "sgd":
-            weights.sub_(gradients, alpha=rate)
-            return
-        momentum.mul_(training.momentum).add_(gradients, alpha=1 - training.momentum)
+        """Move one parameter (k, ...) of k members in place; `counts` (k,) are their step numbers, from 1."""
+        training = self._training
         if training.optimizer == "sgd":
-            weights.sub_(momentum, alpha=rate)
+            sgd(
+                [weights],
+                [gradient.to(weights.dtype).contiguous()],
+                [state[0] if state else None],
+                # The fused kernel takes every tensor as contiguous.
+                fused=weights.is_contiguous() and weights.device.type == "cpu",
+                weight_decay=training.weight_decay,
+                momentum=training.momentum,
+                lr=rate,
+                dampening=training.momentum,
+                nesterov=False,
+                maximize=False,
+            )
             return
-        squares = state[1]
-        squares.mul_(ADAM_BETA2).addcmul_(gradients, gradients, value=1 - ADAM_BETA2)
-        counts = torch.tensor([self._steps_done[i] + 1 for i in members], device=weights.device)[:, None]
+        if training.weight_decay:
+            gradient = gradient + training.weight_decay * weights
+        momentum, squares = state
+        momentum.mul_(training.momentum).add_(gradient, alpha=1 - training.momentum)
+        squares.mul_(ADAM_BETA2).addcmul_(gradient, gradient, value=1 - ADAM_BETA2)
+        counts = counts.reshape(-1, *(1 for _ in weights.shape[1:]))
         first = momentum / (1 - training.momentum**counts)
         second = squares / (1 - ADAM_BETA2**counts)
         weights.sub_(rate * first / (second.sqrt() + ADAM_EPSILON))

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from folkmoot.aggregation import (
     Aggregate,
+    Average,
     Lattice,
     Layout,
     RuleSpec,
@@ -52,6 +54,8 @@ from folkmoot.p2p.types import Cid
 from folkmoot.p2p.unixfs import cid_of_bytes, cid_of_file
 from folkmoot.privacy.keyring import seal_keyring
 from folkmoot.privacy.sealing import SealBroken, SealKey, open_sealed
+
+AverageT = TypeVar("AverageT", bound=Average, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +223,26 @@ def bucket_seed(inputs: RoundInputs) -> bytes:
     return bytes(digest)
 
 
+class Aggregator(Protocol[AverageT]):
+    """`aggregate_updates`, or `average_updates` for when nothing is scored."""
+
+    def __call__(
+        self,
+        sources: Sequence[Source],
+        layout: Layout,
+        lattice: Lattice,
+        rule: RuleSpec,
+        *,
+        weights: Sequence[int] | None,
+        seed: bytes,
+        backend: str,
+        threads: int,
+    ) -> AverageT:
+        """The exact aggregate of n updates."""
+
+
 def combine(
+    aggregator: Aggregator[AverageT],
     sources: Sequence[Source],
     weights: npt.NDArray[np.float32],
     rule: RuleSpec,
@@ -229,14 +252,14 @@ def combine(
     examples: Sequence[int],
     seed: bytes,
     arithmetic: Arithmetic = REFERENCE,
-) -> tuple[Aggregate | None, str, npt.NDArray[np.float32]]:
+) -> tuple[AverageT | None, str, npt.NDArray[np.float32]]:
     """The heart of a round: rule and model step. Returns aggregate, outcome and the next model.
 
     sources: the delivered updates in order of member, with the `examples` that each claims. seed: orders the
     buckets. When the outcome is not APPLIED there is no aggregate, and the model stays as it was.
     """
     try:
-        aggregate = aggregate_updates(
+        aggregate = aggregator(
             sources,
             layout,
             lattice,
@@ -261,6 +284,7 @@ def _apply(
 ) -> tuple[Aggregate | None, str, Path]:
     spec = inputs.specification
     aggregate, outcome, weights = combine(
+        aggregate_updates,
         [path for _, path in delivered],
         read_model(inputs.base_path, spec.layout),
         spec.rule,

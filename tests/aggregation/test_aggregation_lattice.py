@@ -21,6 +21,7 @@ from folkmoot.aggregation import (
     needed_exponents,
     next_exponents,
     quantize,
+    quantize_and_measure,
 )
 
 LAYOUT = Layout((TensorSpec("w", (4,)), TensorSpec("b", (2,))))
@@ -53,6 +54,8 @@ def test_needed_exponents_are_the_smallest_that_do_not_saturate(bits, values):
 
         assert exponent == MAX_EXPONENT or not saturates(exponent)
         assert exponent == MIN_EXPONENT or saturates(exponent - 1)
+    _, measured = quantize_and_measure(delta, LAYOUT, Lattice(bits, (0, 0)))
+    assert measured == needed_exponents(delta, LAYOUT, bits)
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -32,6 +32,7 @@ from folkmoot.aggregation import (
     WrongMagic,
     aggregate_updates,
     aggregate_values,
+    average_updates,
     encode_integers,
     minimum_updates,
     rule_spec,
@@ -184,7 +185,7 @@ def test_one_digest_over_threads_chunks_backends_and_files_or_arrays(name, pre, 
     spec = spec_of(name, 1, pre)
     paths = write_updates(tmp_path, 14, WIDE, WIDE_LATTICE, seed=5)
     arrays = [np.frombuffer(path.read_bytes()[80:], "<i2") for path in paths]
-    seen, values = set(), set()
+    seen, values, plain = set(), set(), set()
     for sources, backend, threads, chunk in [
         (paths, "numpy", 1, 65_536),
         (paths, "numpy", 5, 313),
@@ -199,7 +200,9 @@ def test_one_digest_over_threads_chunks_backends_and_files_or_arrays(name, pre, 
         state = hashlib.sha256(repr((found.gram, found.products, found.square, found.rule_weights)).encode())
         seen.add((found.digest(), state.digest()))
         values.add(aggregate_values(sources, WIDE, WIDE_LATTICE, spec, **options, chunk=chunk).tobytes())
+        plain.add(average_updates(sources, WIDE, WIDE_LATTICE, spec, **options, chunk=chunk).digest())
     assert len(seen) == len(values) == 1
+    assert plain == {found.digest()}
     units = np.repeat([2.0**-12, 2.0**3], [9_000, 5_007])
     assert values == {(found.numerators / found.denominator * units).astype(np.float32).tobytes()}
 

@@ -63,6 +63,7 @@ OTHER_TRAINING: Final[dict[str, Any]] = {
     "weight_decay": 0.01,
     "schedule": "cosine",
     "engine": "loop",
+    "precision": "bfloat16",
     "device": "cuda",
 }
 
@@ -81,6 +82,14 @@ def test_another_setting_is_another_cell(setting: str) -> None:
 def test_another_setting_of_the_training_is_another_cell(setting: str) -> None:
     other = replace(BASE.training, **{setting: OTHER_TRAINING[setting]})
     assert replace(BASE, training=other).id != BASE.id
+
+
+def test_who_shares_the_data_is_a_setting() -> None:
+    honest = replace(BASE, partition=PartitionChoice("iid", None, "honest"))
+    assert honest.id != BASE.id
+    assert honest.settings()["partition"] == "iid among=honest"
+    with pytest.raises(ImpossibleCell, match=r"partition\.among is 'all', expected members or honest"):
+        PartitionChoice("iid", None, "all")
 
 
 def test_epochs_are_not_steps() -> None:
@@ -197,6 +206,7 @@ def test_the_least_members_and_the_last_victim_are_allowed() -> None:
         ({"momentum": 1.0}, "training.momentum is 1.0, expected 0 to less than 1"),
         ({"optimizer": "rmsprop"}, "training.optimizer is 'rmsprop', expected one of sgd, adam"),
         ({"schedule": "linear"}, "training.schedule is 'linear', expected one of constant, cosine, step"),
+        ({"precision": "float16"}, "training.precision is 'float16', expected one of float32, bfloat16"),
         ({"engine": "jax"}, "training.engine is 'jax', expected one of auto, vectorised, loop"),
         ({"device": "tpu"}, "training.device is 'tpu', expected one of cpu, cuda"),
     ],

@@ -44,14 +44,15 @@ def start() -> np.ndarray:
     return np.random.default_rng(SEED).standard_normal(LAYOUT.size).astype(np.float32)
 
 
-def exchange(rule: RuleSpec, bits: int = 16, exponent: int = -12) -> LatticeExchange:
-    return LatticeExchange(LAYOUT, rule, MEMBERS, bits, exponent, SEED)
+def exchange(rule: RuleSpec, bits: int = 16, exponent: int = -12, *, scored: bool = True) -> LatticeExchange:
+    return LatticeExchange(LAYOUT, rule, MEMBERS, bits, exponent, SEED, scored=scored)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("rule", [*RULES, BUCKETS], ids=lambda rule: rule.canonical().decode())
 def test_three_rounds_are_the_pieces_of_the_aggregation_put_together(rule: RuleSpec, bits: int) -> None:
     ours, weights = exchange(rule, bits), start()
+    unscored, others = exchange(rule, bits, scored=False), start()
     expected, lattice = start(), Lattice(bits, (-12, -12))
     for number in range(3):
         sent = updates(number, scale=0.01 * 3.0**number)
@@ -67,8 +68,9 @@ def test_three_rounds_are_the_pieces_of_the_aggregation_put_together(rule: RuleS
         expected = apply_aggregate(expected, aggregate, LAYOUT, lattice)
         published = [needed_exponents(update, LAYOUT, bits) for update in sent]
         lattice = Lattice(bits, next_exponents(published, FAULTY, lattice))
-        assert weights.tobytes() == expected.tobytes()
-        assert ours.lattice == lattice
+        others = unscored.apply(others, sent, EXAMPLES, number).weights
+        assert weights.tobytes() == others.tobytes() == expected.tobytes()
+        assert ours.lattice == unscored.lattice == lattice
 
 
 def test_the_exponents_follow_the_updates_tensor_by_tensor() -> None:

@@ -183,7 +183,7 @@ def test_a_lie_goes_no_further_than_a_model_can_show_unless_it_is_not_finite() -
     largest = np.finfo(np.float32).max
     base = np.array([1e38, -1e38, 1e38, 0, 0, 1], np.float32)
     lies = np.array([[largest, -largest, -largest, np.inf, np.nan, 2]], np.float32)
-    (found,) = lying_models(base, lies)
+    (found,) = lying_models(base, lies, np.empty_like(lies))
     assert found[:2].tolist() == [largest, -largest]
     assert found[3] == np.inf
     assert np.isnan(found[4])
@@ -231,6 +231,18 @@ def test_liars_keep_a_fraction_of_their_data_and_the_honest_all(
         max(1, round(fraction * len(s.labels))) for s in whole[LIARS]
     ]
     assert [len(split.labels) for split in kept] == expected
+
+
+def test_data_shared_among_the_honest_leaves_them_all_of_it(cell: MakeCell, digits: Dataset) -> None:
+    shared = {"kind": "shards", "shards": 1, "among": "honest"}
+    data = member_data(cell(partition=shared), digits)
+    honest = [row.tobytes() for split in data[HONEST] for row in split.features]
+    assert sorted(honest) == sorted(row.tobytes() for row in digits.train.features)
+    assert all(len(np.unique(split.labels)) <= 3 for split in data[HONEST])
+    for liar in data[LIARS]:
+        assert len(liar.labels) == len(honest) // 9
+        assert len(np.unique(liar.labels)) == 10
+    assert not np.array_equal(data[-1].features, data[-2].features)
 
 
 def test_liars_keep_some_of_their_own_examples(cell: MakeCell, digits: Dataset) -> None:

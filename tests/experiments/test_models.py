@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from folkmoot.experiments.cells import BUILT_IN_MODELS, ImpossibleCell, ModelChoice
-from folkmoot.experiments.models import MODELS, Dropout, build_model, find_model
+from folkmoot.experiments.models import MODELS, Dropout, build_model, channels_last, find_model
 
 MNIST, DIGITS, CIFAR = (1, 28, 28), (64,), (3, 32, 32)
 
@@ -84,6 +86,46 @@ def test_the_convolution_of_the_bucketing_paper_can_do_without_dropout() -> None
     with_it, without = (build_model(ModelChoice("cnn", (("dropout", d),)), MNIST, 10) for d in (True, False))
     assert [isinstance(layer, Dropout) for layer in with_it].count(True) == 2
     assert not any(isinstance(layer, Dropout) for layer in without)
+
+
+PUBLISHED = {
+    # From ByzFL, module byzfl.fed_framework.models, and the code of the bucketing paper.
+    "lenet": lambda: nn.Sequential(
+        *(nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(20, 50, 5), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Linear(500, 10)),
+    ),
+    "cnn": lambda: nn.Sequential(
+        *(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Linear(128, 10)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("order", [channels_last, torch.Tensor.contiguous])
+def test_a_published_network_has_the_same_values_and_gradients(name: str, order: Any) -> None:
+    options = (("dropout", False),) if name == "cnn" else ()
+    torch.manual_seed(3)
+    ours, theirs = build_model(ModelChoice(name, options), MNIST, 10), PUBLISHED[name]()
+    images, labels = torch.randn(8, *MNIST), torch.arange(8)
+    found = []
+    for model, given in ((ours, order(images)), (theirs, images)):
+        nn.utils.vector_to_parameters(
+            nn.utils.parameters_to_vector(ours.parameters()).detach(), model.parameters()
+        )
+        loss = nn.functional.cross_entropy(model(given), labels)
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        found.append([loss, *gradients])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_with_the_channels_last_are_the_same_images(channels: int) -> None:
+    images = torch.randn(2, channels, 5, 7)
+    moved = channels_last(images)
+    assert torch.equal(moved, images)
+    assert moved.stride() == (channels * 35, 1, channels * 7, channels)
 
 
 def test_dropout_multiplies_by_its_mask_in_training_and_by_nothing_after() -> None:

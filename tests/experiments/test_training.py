@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from folkmoot.experiments.cells import Training
-from folkmoot.experiments.models import Dropout
+from folkmoot.experiments.cells import ModelChoice, Training
+from folkmoot.experiments.models import Dropout, build_model
 from folkmoot.experiments.training import Batches, LocalTraining, learning_rate
 from folkmoot.node.datasets import Split
 
@@ -166,6 +166,50 @@ def test_dropout_drops_its_share_and_scales_up_what_is_left() -> None:
     assert set(first.unique().tolist()) == {0.0, 4.0}
     assert (first == 0).float().mean().item() == pytest.approx(0.75, abs=0.05)
     assert not torch.equal(first, second)
+
+
+def pictures(*sizes: int) -> list[Split]:
+    random = np.random.default_rng(SEED)
+    return [
+        Split(random.standard_normal((n, 1, 12, 12), np.float32), random.integers(0, 3, n)) for n in sizes
+    ]
+
+
+@pytest.mark.parametrize("name", ["small-cnn", "cnn"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_engines_agree_on_networks_for_images(name: str, momentum: float) -> None:
+    data, found = pictures(9, 20), []
+    training = Training(lr=0.1, batch=4, steps=3, momentum=momentum)
+    for vectorised in (False, True):
+        torch.manual_seed(SEED)
+        model = build_model(ModelChoice(name), (1, 12, 12), 3)
+        start = flat(model)
+        found.append(trainer(training, data, model=model, vectorised=vectorised).train(start, 0).copy())
+    assert np.allclose(*found, atol=1e-5)
+    assert not np.allclose(found[0], start, atol=1e-3)
+
+
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_bfloat16_moves_a_member_as_float32_does_within_a_tenth(vectorised: bool) -> None:
+    data, found = pictures(40), {}
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(SEED)
+        model = build_model(ModelChoice("small-cnn"), (1, 12, 12), 3)
+        start = flat(model)
+        training = Training(lr=0.1, batch=20, steps=1, precision=precision)
+        found[precision] = trainer(training, data, model=model, vectorised=vectorised).train(start, 0) - start
+    exact, rounded = found["float32"], found["bfloat16"]
+    error = np.linalg.norm(exact - rounded) / np.linalg.norm(exact)
+    assert 1e-5 < error < 0.1
+
+
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_the_moves_are_what_training_changed(vectorised: bool) -> None:
+    data, start = splits(9, 20), flat(network())
+    ours = trainer(Training(lr=0.3, batch=4, steps=2), data, vectorised=vectorised)
+    moves = np.empty((2, start.size), np.float32)
+    trained = ours.train(start, 0, moves)
+    assert np.array_equal(moves, trained - start)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
