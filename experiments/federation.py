@@ -29,7 +29,7 @@ from folkmoot.experiments.exchange import Applied, Exchange, LatticeExchange
 from folkmoot.experiments.models import build_model, channels_last, find_model
 from folkmoot.experiments.results import CellResult, Evaluation
 from folkmoot.experiments.training import LocalTraining
-from folkmoot.node.datasets import Dataset, Split
+from folkmoot.node.datasets import Dataset, Indices, Split
 from folkmoot.node.partitions import divide
 from folkmoot.node.torch_trainer import one_thread
 
@@ -200,17 +200,22 @@ def is_vectorised(cell: Cell) -> bool:
 
 def member_data(cell: Cell, dataset: Dataset) -> list[Split]:
     """Each member's examples, falsified where the attack falsifies the liars'. Raises PartitionError."""
-    train, honest = dataset.train, cell.members - cell.malicious
-    among = cell.members if cell.partition.among == "members" else honest
-    parameter = None if cell.partition.parameter is None else cell.partition.parameter[1]
-    shares = divide(cell.partition.kind, train.labels, among, cell.seed, parameter)
-    for member in range(among, cell.members):
-        random = np.random.default_rng([_DRAWN, cell.seed, member])
-        shares.append(np.sort(random.permutation(len(train.labels))[: len(train.labels) // among]))
-    data = [train.take(share) for share in shares]
-    for member in range(honest, cell.members):
+    data = [dataset.train.take(share) for share in member_shares(cell, dataset)]
+    for member in range(cell.members - cell.malicious, cell.members):
         data[member] = _falsified(cell, dataset, _reduced(cell, data[member], member), member)
     return data
+
+
+def member_shares(cell: Cell, dataset: Dataset) -> list[Indices]:
+    """The indices of each member's training examples. Raises PartitionError."""
+    labels, honest = dataset.train.labels, cell.members - cell.malicious
+    among = cell.members if cell.partition.among == "members" else honest
+    parameter = None if cell.partition.parameter is None else cell.partition.parameter[1]
+    shares = divide(cell.partition.kind, labels, among, cell.seed, parameter)
+    for member in range(among, cell.members):
+        random = np.random.default_rng([_DRAWN, cell.seed, member])
+        shares.append(np.sort(random.permutation(len(labels))[: len(labels) // among]))
+    return shares
 
 
 def _reduced(cell: Cell, split: Split, member: int) -> Split:
@@ -225,18 +230,23 @@ def _falsified(cell: Cell, dataset: Dataset, split: Split, member: int) -> Split
     if cell.attack.target is AttackTarget.LABELS:
         return replace(split, labels=flip_labels(split.labels, dataset.classes))
     if cell.attack.target is AttackTarget.EXAMPLES:
-        chosen = resolve_parameters(cell.attack.name, dict(cell.attack.params))
-        features, labels = stamp_trigger(
-            split.features,
-            split.labels,
-            dataset.classes,
-            np.random.default_rng([_TRIGGER, cell.seed, member]),
-            fraction=chosen["fraction"],
-            target=int(chosen["target"]),
-            size=int(chosen["size"]),
-        )
-        return Split(features, labels)
+        return stamped(cell, split, dataset.classes, member)
     return split
+
+
+def stamped(cell: Cell, split: Split, classes: int, member: int) -> Split:
+    """A liar's examples with the trigger of the cell's backdoor. Raises AttackInvalid."""
+    chosen = resolve_parameters(cell.attack.name, dict(cell.attack.params))
+    features, labels = stamp_trigger(
+        split.features,
+        split.labels,
+        classes,
+        np.random.default_rng([_TRIGGER, cell.seed, member]),
+        fraction=chosen["fraction"],
+        target=int(chosen["target"]),
+        size=int(chosen["size"]),
+    )
+    return Split(features, labels)
 
 
 def _liars_train(cell: Cell) -> bool:

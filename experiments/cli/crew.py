@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import click
 
 from folkmoot.aggregation.interface import processors
+from folkmoot.experiments.cells import Cell
 from folkmoot.experiments.specification import Grid
 from folkmoot.experiments.workers import LocalWorkers, RayWorkers, Workers
+from folkmoot.node.datasets import load_dataset
 
-__all__ = ["crew_options", "hire"]
+__all__ = ["crew_options", "hire", "refuse_what_does_not_fit"]
 
 
 def crew_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,3 +33,11 @@ def hire(grid: Grid, workers: int | None, address: str | None) -> Workers:
     if address is None:
         return LocalWorkers(workers or processors(), grid.folder, grid.plugins)
     return RayWorkers(address, grid.folder, grid.plugins)
+
+
+def refuse_what_does_not_fit(grid: Grid, cells: Sequence[Cell]) -> None:
+    """Look at the data before anything runs. Raises ImpossibleCell, DatasetError."""
+    # Loads PyTorch.
+    from folkmoot.experiments.fit import require_fit
+
+    require_fit(cells, cache(lambda name: load_dataset(name, grid.folder)))

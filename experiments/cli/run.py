@@ -20,11 +20,11 @@ from rich.progress import (
 from rich.table import Table
 
 from folkmoot.experiments.cells import Cell
-from folkmoot.experiments.cli.crew import crew_options, hire
+from folkmoot.experiments.cli.crew import crew_options, hire, refuse_what_does_not_fit
 from folkmoot.experiments.grid_run import GridOutcome, pending, run_grid
 from folkmoot.experiments.report.findings import find
 from folkmoot.experiments.report.standings import Standing, standings
-from folkmoot.experiments.specification import Grid, read_grid
+from folkmoot.experiments.specification import Grid, read_grid, told_of
 from folkmoot.experiments.workers import Finished, Workers
 from folkmoot.node.cli.access import json_option, print_json
 from folkmoot.node.errors import ExitCode
@@ -53,6 +53,10 @@ def run(
     """
     specification = read_grid(grid)
     missing = pending(specification, out)
+    if address is None:
+        # A cluster may have data that this machine has not.
+        with told_of(grid):
+            refuse_what_does_not_fit(specification, missing)
     if dry_run:
         _foresee(specification, missing, as_json=as_json)
         return ExitCode.DONE

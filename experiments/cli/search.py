@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from folkmoot.experiments.cli.crew import crew_options, hire
+from folkmoot.experiments.cli.crew import crew_options, hire, refuse_what_does_not_fit
 from folkmoot.experiments.grid_run import run_grid
 from folkmoot.experiments.results import CellResult
 from folkmoot.experiments.search import Best, Search, Trial, read_search, run_search, trial_count
@@ -45,7 +45,10 @@ def search(grid: Path, out: Path, workers: int | None, address: str | None, as_j
     document = read_document(grid)
     with told_of(grid):
         asked = read_search(document)
-        with hire(grid_of(asked.document), workers, address) as crew:
+        base = grid_of(asked.document)
+        if address is None:
+            refuse_what_does_not_fit(base, base.cells)
+        with hire(base, workers, address) as crew:
             found = _run(asked, grid.read_bytes(), out, crew)
     report = _document(asked, found)
     replace_file(out / "search.json", json.dumps(report, indent=2).encode() + b"\n", mode=0o644)

@@ -91,10 +91,30 @@ def test_a_run_is_told_as_a_document_and_the_dry_run_after_it_knows_what_is_done
     assert "4 of 4 cells are done" in capsys.readouterr().out
 
 
+FAILING = """
+from torch import nn
+
+class Failing(nn.Linear):
+    def forward(self, examples):
+        raise RuntimeError("this network never works")
+
+def build(shape, classes):
+    return Failing(shape[0], classes)
+"""
+
+
+@pytest.fixture
+def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a model whose training fails."""
+    (tmp_path / "network_that_fails.py").write_text(FAILING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "network_that_fails:build"
+
+
 def test_a_cell_that_fails_makes_the_run_fail_and_keeps_the_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], failing: str
 ) -> None:
-    one_of_two = TINY.replace('name = "linear"', 'name = ["linear", "lenet"]').replace(
+    one_of_two = TINY.replace('name = "linear"', f'name = ["linear", "{failing}"]').replace(
         'name = ["sign-flip", "none"]', 'name = "none"'
     )
     grid = written(tmp_path, one_of_two)
@@ -102,8 +122,37 @@ def test_a_cell_that_fails_makes_the_run_fail_and_keeps_the_others(
     said = capsys.readouterr().out
     assert "2 of 4 cells are done" in said
     assert "2 failed, such as" in said
-    assert "a convolutional model needs images" in said
+    assert "this network never works" in said
     assert len(list((tmp_path / "out").glob("cells/*.json"))) == 2
+
+
+@pytest.mark.parametrize("command", ["run", "search"])
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        (
+            ('name = "linear"', 'name = "lenet"'),
+            "a convolutional model needs images (channels, height, width)",
+        ),
+        (('set = "digits"', 'set = "mnist"'), "mnist needs a folder that holds its files; get the four IDX"),
+        (('"sign-flip", "none"]', '"backdoor", "none"]\nparams.size = 9'), "size is 9, expected 1 to 8"),
+        (("[model]", '[partition]\nkind = "shards"\nshards = 999\n[model]'), "digits, shards shards=999: "),
+    ],
+)
+def test_cells_that_do_not_fit_their_data_are_refused_before_anything_runs(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    wrong: tuple[str, str],
+    complaint: str,
+) -> None:
+    text = SEARCHED.replace(*wrong)
+    if "backdoor" in text:
+        text = text.replace('["backdoor", "none"]', '"backdoor"').replace('objective = "honest"', "")
+    out = tmp_path / "out"
+    assert experiment(command, written(tmp_path, text), "--out", out) == ExitCode.USAGE
+    assert complaint in capsys.readouterr().err
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("command", ["run", "search", "network"])
@@ -180,10 +229,12 @@ def test_a_grid_without_a_search_cannot_be_searched(
     assert "grid.toml: the file has no [search]" in capsys.readouterr().err
 
 
-def test_a_trial_that_fails_ends_the_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    grid = written(tmp_path, SEARCHED.replace('name = "linear"', 'name = "lenet"'))
+def test_a_trial_that_fails_ends_the_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], failing: str
+) -> None:
+    grid = written(tmp_path, SEARCHED.replace('name = "linear"', f'name = "{failing}"'))
     assert experiment("search", grid, "--out", tmp_path / "out", "--workers", 1) == ExitCode.FAILED
-    assert "a convolutional model needs images" in capsys.readouterr().err
+    assert "this network never works" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
