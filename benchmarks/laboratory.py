@@ -227,7 +227,7 @@ def curves(options: argparse.Namespace, dataset: Dataset) -> list[dict[str, Any]
             if (number + 1) % max(1, options.steps // EVALUATIONS) == 0:
                 point: dict[str, float] = {"step": number + 1}
                 for name, one in (("ours", ours), ("byzfl", theirs), ("control", control)):
-                    point[name] = measure(network, ours.layout, one.weights, test)[0]
+                    point[name] = measure(network, ours.layout, one.weights, test, convolutional=True)[0]
                 points.append(point)
         gaps = {name: max(abs(p[name] - p["byzfl"]) for p in points) for name in ("ours", "control")}
         found.append({"rule": rule, "attack": attack, "points": points, "largest_gap": gaps})
@@ -300,7 +300,7 @@ def _options() -> argparse.Namespace:
     add("what", choices=("curves", "speed"))
     add("--n", type=int, nargs="+", default=None, help="members, a fifth of them liars (10; speed: 10 20 50)")
     add("--steps", type=int, default=200)
-    add("--model", nargs="+", choices=tuple(THEIR_MODELS), default=["lenet"])
+    add("--model", nargs="+", choices=tuple(THEIR_MODELS), default=["lenet"], help="for speed")
     add("--rules", nargs="+", choices=tuple(RULES), default=list(RULES))
     add("--attacks", nargs="+", choices=tuple(ATTACKS), default=list(ATTACKS))
     add("--repeat", type=int, default=7, help="timed steps")
@@ -310,6 +310,8 @@ def _options() -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE")
     add("--picture", type=Path, metavar="FILE.png", help="of the curves")
     options = parser.parse_args()
+    if options.what == "curves" and options.model != ["lenet"]:
+        parser.error("curves are of lenet: the two would draw different dropout masks for cnn")
     options.n = options.n or ([10] if options.what == "curves" else [10, 20, 50])
     return options
 

@@ -78,8 +78,7 @@ class Federation:
     """Members with their data, the global model, and the rounds between them."""
 
     def __init__(self, cell: Cell, dataset: Dataset) -> None:
-        if cell.training.device == "cuda" and not torch.cuda.is_available():
-            raise ImpossibleCell('training.device is "cuda", and PyTorch finds no such device; use "cpu"')
+        require_device(cell)
         self.cell, self._dataset = cell, dataset
         self.network = initial_network(cell, dataset)
         """The network that `layout` describes; its own weights mean nothing after the start."""
@@ -101,7 +100,7 @@ class Federation:
         )
         """What turns a round's updates into the next model: the nodes' arithmetic."""
         self.pretended: Floats
-        """The models that liars say they trained in this round, (malicious, d)."""
+        """The models that liars say they trained, (malicious, d); the next round overwrites them."""
         self._sent: Floats = np.empty((cell.members, self.layout.size), np.float32)
         self._pretended: Floats = np.empty((cell.malicious, self.layout.size), np.float32)
 
@@ -112,7 +111,7 @@ class Federation:
         """
         base, honest, sent = self.weights, self._honest, self._sent
         trainees = len(self._training.examples)
-        self._training.train(base, number, sent[:trainees])
+        self._training.move(base, number, sent[:trainees])
         if self.cell.attack.target is AttackTarget.UPDATES:
             defence = self.exchange.foreseen(self._claims, self.cell.malicious)
             lies = craft_lies(self.cell, sent[:honest], sent[honest:trainees], number, defence)
@@ -134,8 +133,17 @@ class Federation:
     def evaluate(self, done: int) -> Evaluation:
         """Accuracy and loss of the present model on the test set, after `done` rounds."""
         test, device = self._dataset.test, self.cell.training.device
-        accuracy, loss = measure(self.network, self.layout, self.weights, test, device)
+        images_last = find_model(self.cell.model).convolutional
+        accuracy, loss = measure(
+            self.network, self.layout, self.weights, test, device, convolutional=images_last
+        )
         return Evaluation(done, accuracy, loss, model_digest(self.weights))
+
+
+def require_device(cell: Cell) -> None:
+    """Raises ImpossibleCell when the cell's device is not there."""
+    if cell.training.device == "cuda" and not torch.cuda.is_available():
+        raise ImpossibleCell('training.device is "cuda", and PyTorch finds no such device; use "cpu"')
 
 
 def layout_of(network: nn.Module) -> Layout:
@@ -175,6 +183,7 @@ def local_training(
         members,
         cell.seed,
         vectorised=is_vectorised(cell),
+        convolutional=find_model(cell.model).convolutional,
         device=cell.training.device,
     )
 
@@ -280,7 +289,13 @@ def craft_lies(cell: Cell, honest: Floats, own: Floats, number: int, defence: De
 
 
 def measure(
-    network: nn.Module, layout: Layout, weights: Floats, test: Split, device: str = "cpu"
+    network: nn.Module,
+    layout: Layout,
+    weights: Floats,
+    test: Split,
+    device: str = "cpu",
+    *,
+    convolutional: bool = False,
 ) -> tuple[float, float]:
     """Accuracy (a fraction) and mean cross-entropy (nats) of the model `weights` (d,) on a test set."""
     tensors = {name: torch.from_numpy(array).to(device) for name, array in layout.unflatten(weights).items()}
@@ -289,7 +304,7 @@ def measure(
     with torch.inference_mode():
         for start in range(0, count, _EVALUATED):
             features = torch.from_numpy(test.features[start : start + _EVALUATED]).to(device)
-            if features.dim() == 4:
+            if convolutional and features.dim() == 4:
                 features = channels_last(features)
             labels = torch.from_numpy(test.labels[start : start + _EVALUATED]).to(device)
             output = torch.func.functional_call(network, tensors, (features,))

@@ -13,6 +13,7 @@ from typing import Final
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from folkmoot.experiments.cells import ImpossibleCell, ModelChoice
 from folkmoot.experiments.results import Setting
@@ -20,6 +21,9 @@ from folkmoot.experiments.results import Setting
 __all__ = ["MODELS", "ChannelsLastGradient", "Dropout", "Model", "build_model", "channels_last"]
 
 Shape = tuple[int, ...]
+
+_LEVELS = 1 << 16
+"""Of the random numbers that decide what dropout drops."""
 
 
 class Dropout(nn.Module):
@@ -34,11 +38,16 @@ class Dropout(nn.Module):
         if not 0 <= rate < 1:
             raise ValueError(f"the dropout rate is {rate}, expected 0 to less than 1")
         self.rate, self.shape = rate, shape
+        self.dropped = min(round(rate * _LEVELS), _LEVELS - 1)
+        """A unit whose 16 random bits are less than this number is dropped."""
         self.mask: torch.Tensor
+        """1 for the units that are kept, 0 for the others."""
         self.register_buffer("mask", torch.ones(1), persistent=False)
 
     def forward(self, activations: torch.Tensor) -> torch.Tensor:
-        return activations * self.mask if self.training else activations
+        if not self.training:
+            return activations
+        return activations * self.mask * (_LEVELS / (_LEVELS - self.dropped))
 
 
 def channels_last(images: torch.Tensor) -> torch.Tensor:
@@ -81,7 +90,8 @@ class Model:
     build: Callable[..., nn.Module]
     summary: str
     convolutional: bool = False
-    """On a CPU one member after the other then trains faster than all at once."""
+    """Its four-dimensional parameters are the kernels of convolutions. On a CPU one member after the other
+    then trains faster than all at once, on images with the channels last: flatten them, rather than view."""
 
 
 def linear(shape: Shape, classes: int) -> nn.Module:
@@ -188,8 +198,22 @@ def build_model(choice: ModelChoice, shape: Shape, classes: int) -> nn.Module:
     options: dict[str, Setting] = dict(choice.options)
     try:
         network = model.build(shape, classes, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except ImpossibleCell as error:
         raise ImpossibleCell(f"model {choice.label!r} for examples {shape}: {error}") from None
+    except Exception as error:
+        # The code may be the user's own.
+        raise ImpossibleCell(
+            f"model {choice.label!r} for examples {shape}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ImpossibleCell(
+            f"model {choice.label!r} makes a {type(network).__name__}, not a torch.nn.Module"
+        )
+    if any(isinstance(layer, _DropoutNd) for layer in network.modules()):
+        raise ImpossibleCell(
+            f"model {choice.label!r} has a dropout layer that no seed decides; "
+            "use folkmoot.experiments.models.Dropout"
+        )
     for name, _ in network.named_buffers():
         if not name.endswith("mask"):
             raise ImpossibleCell(

@@ -28,8 +28,6 @@ Floats = npt.NDArray[np.float32]
 
 _ORDER, _MASKS = 1, 2
 """What a member's random numbers are for."""
-_MASK_LEVELS = 1 << 16
-"""A unit of a dropout layer is kept or not by 16 random bits."""
 ADAM_BETA2, ADAM_EPSILON = 0.999, 1e-8
 
 
@@ -69,15 +67,12 @@ class Batches:
         return self._order
 
 
-def _with_channels_last(tensor: torch.Tensor) -> torch.Tensor:
-    return channels_last(tensor) if tensor.dim() == 4 else tensor.detach()
-
-
 class LocalTraining:
-    """The members' training. `train` must be called for one round after the other: momentum is kept.
+    """The members' training. It must be called for one round after the other: momentum is kept.
 
     model: its parameters are replaced in every call. data: one Split for each member. numbers: the members'
     indices in the federation, which seed their batches. vectorised: all members in one call of PyTorch.
+    convolutional: its four-dimensional parameters are kernels, and it takes images with the channels last.
     """
 
     def __init__(
@@ -90,12 +85,14 @@ class LocalTraining:
         seed: int,
         *,
         vectorised: bool,
+        convolutional: bool = False,
         device: str = "cpu",
     ) -> None:
         # A call puts weights into a network for its time, so each thread has a network of its own.
         self._models = [model.to(device).train()]
         self._training, self._rounds, self._seed = training, rounds, seed
         self._numbers, self._vectorised, self._device = numbers, vectorised, device
+        self._convolutional = convolutional
         self._dtype = getattr(torch, training.precision)
         self._features = [torch.from_numpy(split.features).to(device, self._dtype) for split in data]
         self._labels = [torch.from_numpy(split.labels).to(device) for split in data]
@@ -119,33 +116,39 @@ class LocalTraining:
         """How many examples each member has."""
         return [len(labels) for labels in self._labels]
 
-    def train(self, weights: Floats, round_number: int, moves: Floats | None = None) -> Floats:
+    def train(self, weights: Floats, round_number: int) -> Floats:
         """Each member's weights after its local training from `weights` (d,): float32 (members, d).
 
-        moves: where to write how far each member moved, trained - weights, (members, d). The next call writes
-        into the same array.
+        The next call writes into the same array.
         """
-        steps = [self._steps(count) for count in self.examples]
-        rate = learning_rate(self._training, round_number, self._rounds)
-        start = torch.from_numpy(weights).to(self._device)
-        moved = None if moves is None else torch.from_numpy(moves)
-        if self._vectorised:
-            self._trained.copy_(start)
-            for step in range(max(steps)):
-                active = [i for i, count in enumerate(steps) if step < count]
-                self._step(active, rate)
-            if moved is not None:
-                torch.sub(self._trained.cpu(), start.cpu(), out=moved)
-        else:
-            self._one_after_the_other(start, steps, rate, moved)
+        self._train(weights, round_number, None)
         result: Floats = self._trained.cpu().numpy()
         return result
 
+    def move(self, weights: Floats, round_number: int, moves: Floats) -> None:
+        """Train, and write how far each member moved from `weights` (d,) into `moves` (members, d)."""
+        self._train(weights, round_number, torch.from_numpy(moves))
+
+    def _train(self, weights: Floats, round_number: int, moves: torch.Tensor | None) -> None:
+        steps = [self._steps(count) for count in self.examples]
+        rate = learning_rate(self._training, round_number, self._rounds)
+        start = torch.from_numpy(weights).to(self._device)
+        if not self._vectorised:
+            self._one_after_the_other(start, steps, rate, moves)
+            return
+        self._trained.copy_(start)
+        for step in range(max(steps)):
+            active = [i for i, count in enumerate(steps) if step < count]
+            self._step(active, rate)
+        if moves is not None:
+            torch.sub(self._trained.cpu(), start.cpu(), out=moves)
+
     def _one_after_the_other(
-        self, start: torch.Tensor, steps: Sequence[int], rate: float, moved: torch.Tensor | None
+        self, start: torch.Tensor, steps: Sequence[int], rate: float, moves: torch.Tensor | None
     ) -> None:
         """Each member on one thread, as many members at a time as PyTorch may use threads."""
-        threads = min(torch.get_num_threads(), len(steps))
+        allowed = torch.get_num_threads()
+        threads = min(allowed, len(steps))
         while len(self._models) < threads:
             self._models.append(copy.deepcopy(self._models[0]))
 
@@ -155,18 +158,18 @@ class LocalTraining:
                 self._trained.data[member].copy_(start)
                 for _ in range(steps[member]):
                     self._step([member], rate, model)
-                if moved is not None:
-                    torch.sub(self._trained.data[member].cpu(), start.cpu(), out=moved[member])
+                if moves is not None:
+                    torch.sub(self._trained.data[member].cpu(), start.cpu(), out=moves[member])
 
-        if threads == 1:
-            work(0)
-            return
         torch.set_num_threads(1)
         try:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(work, range(threads)))
+            if threads == 1:
+                work(0)
+            else:
+                with ThreadPoolExecutor(threads) as pool:
+                    list(pool.map(work, range(threads)))
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(allowed)
 
     def _steps(self, examples: int) -> int:
         if self._training.steps:
@@ -208,18 +211,21 @@ class LocalTraining:
             return dict(found(self._tensors(weights.to(self._dtype)), masks, features, labels))
         (member,), (chosen,) = members, picked
         tensors = {
-            name: _with_channels_last(tensor[0]).requires_grad_()
+            name: self._ordered(tensor[0]).detach().requires_grad_()
             for name, tensor in self._tensors(weights.to(self._dtype)).items()
         }
         loss = self._loss(
             model,
             tensors,
             {name: mask[0] for name, mask in masks.items()},
-            _with_channels_last(self._features[member][chosen]),
+            self._ordered(self._features[member][chosen]),
             self._labels[member][chosen],
         )
         gradients = torch.autograd.grad(loss, list(tensors.values()))
         return {name: gradient[None] for name, gradient in zip(tensors, gradients, strict=True)}
+
+    def _ordered(self, tensor: torch.Tensor) -> torch.Tensor:
+        return channels_last(tensor) if self._convolutional and tensor.dim() == 4 else tensor
 
     def _loss(
         self,
@@ -251,11 +257,10 @@ class LocalTraining:
             for i in members
         ]
         for name, layer in self._dropouts.items():
-            shape, threshold = (self._training.batch, *layer.shape), round(layer.rate * _MASK_LEVELS)
+            shape = (self._training.batch, *layer.shape)
             drawn = [random.bytes(2 * math.prod(shape)) for random in randoms]
-            kept = np.stack([np.frombuffer(b, "<u2").reshape(shape) >= threshold for b in drawn])
-            mask = torch.from_numpy(kept).to(self._device, self._dtype)
-            masks[name] = mask.div_(1 - layer.rate)
+            kept = np.stack([np.frombuffer(b, "<u2").reshape(shape) >= layer.dropped for b in drawn])
+            masks[name] = torch.from_numpy(kept).to(self._device, self._dtype)
         return masks
 
     def _move(

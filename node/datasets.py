@@ -294,16 +294,17 @@ def _read_verified(path: Path, sha256: str, most: int, advice: str) -> bytes:
 _LARGEST_TABLE = 2**20
 
 _FASHION_MNIST_ADVICE = (
-    "install Debian's package dataset-fashion-mnist, or name a folder (data_dir) with the four IDX files "
-    "of Fashion-MNIST, plain or .gz"
+    "install Debian's package dataset-fashion-mnist, or name a folder (a trainer's data_dir, a grid's "
+    "folder) with the four IDX files of Fashion-MNIST, plain or .gz"
 )
 _MNIST_ADVICE = (
     "get the four IDX files, plain or .gz, from the data set's page, yann.lecun.com/exdb/mnist, "
-    "and name the folder (data_dir) that holds them"
+    "and name the folder (a trainer's data_dir, a grid's folder) that holds them"
 )
 _CIFAR_10_ADVICE = (
     "get the binary version, cifar-10-binary.tar.gz, from the data set's page, "
-    "www.cs.toronto.edu/~kriz/cifar.html, and name the folder (data_dir) that holds it or its six .bin files"
+    "www.cs.toronto.edu/~kriz/cifar.html, and name the folder (a trainer's data_dir, a grid's folder) "
+    "that holds it or its six .bin files"
 )
 
 _MNIST_COUNTS = {"train": 60_000, "t10k": 10_000}

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from folkmoot.experiments.cells import Cell, ImpossibleCell
+from folkmoot.experiments.cli.crew import refuse_what_does_not_fit
 from folkmoot.experiments.network import Comparison, compare, require_network
-from folkmoot.experiments.specification import Grid, read_grid
+from folkmoot.experiments.specification import Grid, read_grid, told_of
 from folkmoot.node.cli.access import json_option, print_json
 from folkmoot.node.datasets import load_dataset
 from folkmoot.node.errors import ExitCode, FileProblem, UsageProblem
@@ -42,6 +43,8 @@ def network(grid: Path, chosen: str | None, out: Path | None, as_json: bool) -> 
         require_network(cell)
     except ImpossibleCell as error:
         raise UsageProblem(str(error)) from None
+    with told_of(grid):
+        refuse_what_does_not_fit(specification, [cell])
     folder = out or Path(time.strftime("folkmoot-experiment-%Y%m%d-%H%M%S"))
     if folder.exists() and any(folder.iterdir()):
         raise FileProblem(f"{folder} is not empty; name another with --out")

@@ -174,7 +174,7 @@ def value_order(key: str, value: Setting) -> tuple[object, ...]:
     if key != "partition":
         return (1, 0.0, (key == ATTACK and value != HONEST, _natural(value)))
     kind, _, parameter = value.partition(" ")
-    found = re.search(r"=([-+.\w]+)$", parameter)
+    found = re.match(r"\w+=([-+.\w]+)", parameter)
     try:
         size = float(found[1]) if found else 0.0
     except ValueError:

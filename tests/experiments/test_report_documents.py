@@ -118,6 +118,10 @@ def test_partitions_go_from_even_to_uneven_and_numbers_in_labels_count() -> None
     assert ordered("partition", partitions) == (
         "iid", "dirichlet alpha=10", "dirichlet alpha=1", "dirichlet alpha=0.1", "shards shards=2",
     )  # fmt: skip
+    honest = [f"{partition} among=honest" for partition in partitions]
+    assert ordered("partition", honest) == tuple(
+        f"{partition} among=honest" for partition in ordered("partition", partitions)
+    )
     assert ordered("rule", ["clip tau=10", "clip tau=2", "average"]) == (
         "average",
         "clip tau=2",

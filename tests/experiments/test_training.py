@@ -46,11 +46,21 @@ def trainer(
     *,
     model: nn.Module | None = None,
     vectorised: bool = False,
+    convolutional: bool = False,
     numbers: Sequence[int] | None = None,
 ) -> LocalTraining:
     chosen = network() if model is None else model
     members = range(len(data)) if numbers is None else numbers
-    return LocalTraining(chosen, training, ROUNDS, data, members, SEED, vectorised=vectorised)
+    return LocalTraining(
+        chosen,
+        training,
+        ROUNDS,
+        data,
+        members,
+        SEED,
+        vectorised=vectorised,
+        convolutional=convolutional,
+    )
 
 
 def moved(start: np.ndarray, number: int) -> np.ndarray:
@@ -168,10 +178,10 @@ def test_dropout_drops_its_share_and_scales_up_what_is_left() -> None:
     assert not torch.equal(first, second)
 
 
-def pictures(*sizes: int) -> list[Split]:
+def pictures(*sizes: int, side: int = 12) -> list[Split]:
     random = np.random.default_rng(SEED)
     return [
-        Split(random.standard_normal((n, 1, 12, 12), np.float32), random.integers(0, 3, n)) for n in sizes
+        Split(random.standard_normal((n, 1, side, side), np.float32), random.integers(0, 3, n)) for n in sizes
     ]
 
 
@@ -184,7 +194,8 @@ def test_engines_agree_on_networks_for_images(name: str, momentum: float) -> Non
         torch.manual_seed(SEED)
         model = build_model(ModelChoice(name), (1, 12, 12), 3)
         start = flat(model)
-        found.append(trainer(training, data, model=model, vectorised=vectorised).train(start, 0).copy())
+        ours = trainer(training, data, model=model, vectorised=vectorised, convolutional=True)
+        found.append(ours.train(start, 0).copy())
     assert np.allclose(*found, atol=1e-5)
     assert not np.allclose(found[0], start, atol=1e-3)
 
@@ -197,18 +208,55 @@ def test_bfloat16_moves_a_member_as_float32_does_within_a_tenth(vectorised: bool
         model = build_model(ModelChoice("small-cnn"), (1, 12, 12), 3)
         start = flat(model)
         training = Training(lr=0.1, batch=20, steps=1, precision=precision)
-        found[precision] = trainer(training, data, model=model, vectorised=vectorised).train(start, 0) - start
+        ours = trainer(training, data, model=model, vectorised=vectorised, convolutional=True)
+        found[precision] = ours.train(start, 0) - start
     exact, rounded = found["float32"], found["bfloat16"]
     error = np.linalg.norm(exact - rounded) / np.linalg.norm(exact)
     assert 1e-5 < error < 0.1
 
 
+class Viewing(nn.Module):
+    """A convolution whose author takes it for granted that the channels come first in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels, self.head = nn.Conv2d(1, 4, 3), nn.Linear(400, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found = self.kernels(images)
+        return self.head(found.view(len(found), -1))
+
+
+def test_a_network_of_ones_own_gets_images_with_the_channels_first() -> None:
+    torch.manual_seed(SEED)
+    model, data = Viewing(), pictures(9)
+    start = flat(model)
+    trained = trainer(Training(lr=0.1, batch=4, steps=2), data, model=model).train(start, 0)
+    assert not np.allclose(trained[0], start, atol=1e-3)
+
+
+def test_one_member_alone_trains_on_one_thread() -> None:
+    before, found = torch.get_num_threads(), set()
+    torch.manual_seed(SEED)
+    model, data = build_model(ModelChoice("lenet"), (1, 28, 28), 10), pictures(40, side=28)
+    start = flat(model)
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            ours = trainer(Training(lr=0.1, batch=32, steps=2), data, model=model, convolutional=True)
+            found.add(ours.train(start, 0).tobytes())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == 1
+
+
 @pytest.mark.parametrize("vectorised", [False, True])
 def test_the_moves_are_what_training_changed(vectorised: bool) -> None:
     data, start = splits(9, 20), flat(network())
-    ours = trainer(Training(lr=0.3, batch=4, steps=2), data, vectorised=vectorised)
-    moves = np.empty((2, start.size), np.float32)
-    trained = ours.train(start, 0, moves)
+    training, moves = Training(lr=0.3, batch=4, steps=2), np.empty((2, start.size), np.float32)
+    trained = trainer(training, data, vectorised=vectorised).train(start, 0)
+    trainer(training, data, vectorised=vectorised).move(start, 0, moves)
     assert np.array_equal(moves, trained - start)
 
 
