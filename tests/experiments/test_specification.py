@@ -159,7 +159,7 @@ def test_an_unknown_key_is_refused_with_the_known_ones(document: Document, secti
         ("partition", {"kind": "random"}, "no partition is called 'random'; choose one of iid"),
         ("partition", {"kind": "dirichlet"}, "dirichlet needs alpha, which must be a positive number"),
         ("partition", {"kind": "dirichlet", "alpha": 0}, "alpha must be a positive number, found 0"),
-        ("partition", {"kind": "iid", "alpha": 1}, r"unknown key \[partition\] 'alpha'; known: kind"),
+        ("partition", {"kind": "iid", "alpha": 1}, r"unknown key \[partition\] 'alpha'; known: among, kind"),
         ("partition", {"kind": "dirichlet", "alpha": 10**400}, "partition.alpha is too large"),
         ("training", {"lr": "fast"}, "training.lr is 'fast', expected a number"),
         ("training", {"lr": 10**400}, "training.lr is too large"),
@@ -296,3 +296,20 @@ def test_any_document_is_a_grid_or_is_refused_by_name(
         cells = grid_of(changed).cells
         assert len({cell.id for cell in cells}) == len(cells) > 0
         json.dumps([cell.settings() for cell in cells])
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("bucketing", 144),
+        ("bucketing-momentum", 144),
+        ("commit-reveal", 450),
+        ("digits", 324),
+        ("network", 1),
+        ("scores", 144),
+    ],
+)
+def test_every_example_is_a_grid(name: str, cells: int) -> None:
+    folder = Path(__file__).parents[2] / "examples"
+    assert len(read_grid(folder / f"{name}.toml").cells) == cells
+    assert len(list(folder.iterdir())) == 6
