@@ -9,17 +9,16 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
-from torch.optim.sgd import sgd
 
 from folkmoot.experiments.cells import Training
 from folkmoot.experiments.models import Dropout, channels_last
+from folkmoot.experiments.optimizers import kept_rows, optimizer_step
 from folkmoot.node.datasets import Split
 
 __all__ = ["Batches", "LocalTraining", "learning_rate"]
@@ -28,7 +27,6 @@ Floats = npt.NDArray[np.float32]
 
 _ORDER, _MASKS = 1, 2
 """What a member's random numbers are for."""
-ADAM_BETA2, ADAM_EPSILON = 0.999, 1e-8
 
 
 def learning_rate(training: Training, round_number: int, rounds: int) -> float:
@@ -67,6 +65,36 @@ class Batches:
         return self._order
 
 
+class _Network:
+    """A network of one thread's own. It gets its weights, in the training's precision, before every step."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype, *, convolutional: bool) -> None:
+        self.model = model.to(dtype).train()
+        self._parameters = list(model.parameters())
+        self._dropouts = [layer for layer in model.modules() if isinstance(layer, Dropout)]
+        self._ordered = channels_last if convolutional else torch.Tensor.contiguous
+        for parameter in self._parameters:
+            if parameter.dim() == 4:
+                parameter.data = self._ordered(parameter.data)
+
+    def gradients(
+        self,
+        weights: Sequence[torch.Tensor],
+        masks: Sequence[torch.Tensor],
+        features: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """Of the mean cross-entropy over one batch, for each of the parameters `weights`."""
+        for parameter, values in zip(self._parameters, weights, strict=True):
+            parameter.data.copy_(values)
+        for layer, mask in zip(self._dropouts, masks, strict=True):
+            layer.mask = mask
+        if features.dim() == 4:
+            features = self._ordered(features)
+        loss = nn.functional.cross_entropy(self.model(features).float(), labels)
+        return list(torch.autograd.grad(loss, self._parameters))
+
+
 class LocalTraining:
     """The members' training. It must be called for one round after the other: momentum is kept.
 
@@ -88,8 +116,8 @@ class LocalTraining:
         convolutional: bool = False,
         device: str = "cpu",
     ) -> None:
-        # A call puts weights into a network for its time, so each thread has a network of its own.
-        self._models = [model.to(device).train()]
+        self._model = model.to(device).train()
+        self._networks: list[_Network] = []
         self._training, self._rounds, self._seed = training, rounds, seed
         self._numbers, self._vectorised, self._device = numbers, vectorised, device
         self._convolutional = convolutional
@@ -106,8 +134,7 @@ class LocalTraining:
             if isinstance(layer, Dropout)
         }
         size = sum(math.prod(shape) for shape in self._shapes.values())
-        kept = {"adam": 2, "sgd": int(training.momentum > 0)}[training.optimizer]
-        self._state = [torch.zeros((len(data), size), device=device) for _ in range(kept)]
+        self._state = [torch.zeros((len(data), size), device=device) for _ in range(kept_rows(training))]
         self._steps_done = [0] * len(data)
         self._trained = torch.empty((len(data), size), device=device)
 
@@ -139,7 +166,7 @@ class LocalTraining:
         self._trained.copy_(start)
         for step in range(max(steps)):
             active = [i for i, count in enumerate(steps) if step < count]
-            self._step(active, rate)
+            self._step_together(active, rate)
         if moves is not None:
             torch.sub(self._trained.cpu(), start.cpu(), out=moves)
 
@@ -149,17 +176,17 @@ class LocalTraining:
         """Each member on one thread, as many members at a time as PyTorch may use threads."""
         allowed = torch.get_num_threads()
         threads = min(allowed, len(steps))
-        while len(self._models) < threads:
-            self._models.append(copy.deepcopy(self._models[0]))
+        while len(self._networks) < threads:
+            model = copy.deepcopy(self._model)
+            self._networks.append(_Network(model, self._dtype, convolutional=self._convolutional))
 
-        def work(model: int) -> None:
-            for member in range(model, len(steps), threads):
-                # .data counts its changes by itself: other threads change other rows meanwhile.
-                self._trained.data[member].copy_(start)
+        def work(thread: int) -> None:
+            for member in range(thread, len(steps), threads):
+                self._trained[member].copy_(start)
                 for _ in range(steps[member]):
-                    self._step([member], rate, model)
+                    self._step_alone(member, rate, self._networks[thread])
                 if moves is not None:
-                    torch.sub(self._trained.data[member].cpu(), start.cpu(), out=moves[member])
+                    torch.sub(self._trained[member].cpu(), start.cpu(), out=moves[member])
 
         torch.set_num_threads(1)
         try:
@@ -176,76 +203,58 @@ class LocalTraining:
             return self._training.steps
         return max(1, math.ceil(self._training.epochs * examples / self._training.batch))
 
-    def _step(self, members: list[int], rate: float, model: int = 0) -> None:
-        """One step of the optimizer for some members, in place."""
-        rows: slice | list[int] = members
-        if len(members) == len(self._trained):
-            rows = slice(None)
-        elif len(members) == 1:
-            rows = slice(members[0], members[0] + 1)
-        weights, state = self._trained.data[rows], [kept.data[rows] for kept in self._state]
-        gradients = self._gradients(weights, members, model)
-        tensors, states = self._tensors(weights), [self._tensors(kept) for kept in state]
-        counts = torch.tensor([self._steps_done[i] + 1 for i in members], device=weights.device)
-        for name, gradient in gradients.items():
-            self._move(tensors[name], [kept[name] for kept in states], gradient, counts, rate)
+    def _step_alone(self, member: int, rate: float, network: _Network) -> None:
+        """One step of the optimizer for one member, in place."""
+        weights, *state = (self._parts(rows[member]) for rows in (self._trained, *self._state))
+        chosen, masks = self._next_batch(member), self._masks([member])
+        features, labels = self._features[member][chosen], self._labels[member][chosen]
+        gradients = network.gradients(weights, [mask[0] for mask in masks.values()], features, labels)
+        optimizer_step(self._training, weights, state, gradients, self._count([member])[0], rate)
+
+    def _step_together(self, members: list[int], rate: float) -> None:
+        """One step of the optimizer for some members at once, in place."""
+        rows: slice | list[int] = slice(None) if len(members) == len(self._trained) else members
+        flat = [kept[rows] for kept in (self._trained, *self._state)]
+        picked = [self._next_batch(i) for i in members]
+        features = torch.stack([self._features[i][p] for i, p in zip(members, picked, strict=True)])
+        labels = torch.stack([self._labels[i][p] for i, p in zip(members, picked, strict=True)])
+        named = dict(zip(self._shapes, self._parts(flat[0].to(self._dtype)), strict=True))
+        found = vmap(grad(self._loss))(named, self._masks(members), features, labels)
+        weights, *state = map(self._parts, flat)
+        counts = self._count(members).to(self._device)
+        optimizer_step(self._training, weights, state, list(found.values()), counts, rate)
         if isinstance(rows, list):
-            self._trained[rows] = weights
-            for kept, part in zip(self._state, state, strict=True):
+            for kept, part in zip((self._trained, *self._state), flat, strict=True):
                 kept[rows] = part
+
+    def _count(self, members: Sequence[int]) -> torch.Tensor:
+        """Count one more step for each, and say how many they have taken: (k,)."""
         for member in members:
             self._steps_done[member] += 1
+        return torch.tensor([self._steps_done[member] for member in members])
 
-    def _gradients(self, weights: torch.Tensor, members: list[int], model: int) -> dict[str, torch.Tensor]:
-        """The gradients (k, ...) of the mean cross-entropy over each member's next batch, by parameter."""
+    def _next_batch(self, member: int) -> torch.Tensor:
         batch = self._training.batch
-        picked = [
-            torch.from_numpy(self._batches[i].take(self._steps_done[i] * batch, batch)).to(self._device)
-            for i in members
-        ]
-        masks = self._masks(members)
-        if self._vectorised:
-            features = torch.stack([self._features[i][p] for i, p in zip(members, picked, strict=True)])
-            labels = torch.stack([self._labels[i][p] for i, p in zip(members, picked, strict=True)])
-            found = vmap(grad(partial(self._loss, model)))
-            return dict(found(self._tensors(weights.to(self._dtype)), masks, features, labels))
-        (member,), (chosen,) = members, picked
-        tensors = {
-            name: self._ordered(tensor[0]).detach().requires_grad_()
-            for name, tensor in self._tensors(weights.to(self._dtype)).items()
-        }
-        loss = self._loss(
-            model,
-            tensors,
-            {name: mask[0] for name, mask in masks.items()},
-            self._ordered(self._features[member][chosen]),
-            self._labels[member][chosen],
-        )
-        gradients = torch.autograd.grad(loss, list(tensors.values()))
-        return {name: gradient[None] for name, gradient in zip(tensors, gradients, strict=True)}
-
-    def _ordered(self, tensor: torch.Tensor) -> torch.Tensor:
-        return channels_last(tensor) if self._convolutional and tensor.dim() == 4 else tensor
+        chosen = self._batches[member].take(self._steps_done[member] * batch, batch)
+        return torch.from_numpy(chosen).to(self._device)
 
     def _loss(
         self,
-        model: int,
         tensors: Mapping[str, torch.Tensor],
         masks: Mapping[str, torch.Tensor],
         features: torch.Tensor,
         labels: torch.Tensor,
     ) -> torch.Tensor:
-        output = functional_call(self._models[model], {**tensors, **masks}, (features,))
+        output = functional_call(self._model, {**tensors, **masks}, (features,))
         return nn.functional.cross_entropy(output.float(), labels)
 
-    def _tensors(self, weights: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The model's parameters (k, ...) as views of the flat weights (k, d)."""
-        sizes = [math.prod(shape) for shape in self._shapes.values()]
-        parts = torch.split(weights, sizes, dim=1)
-        return {
-            name: part.view(len(weights), *shape)
-            for part, (name, shape) in zip(parts, self._shapes.items(), strict=True)
-        }
+    def _parts(self, weights: torch.Tensor) -> list[torch.Tensor]:
+        """The model's parameters (..., *shape) as views of flat weights (..., d)."""
+        parts = torch.split(weights, [math.prod(shape) for shape in self._shapes.values()], dim=-1)
+        return [
+            part.view(*weights.shape[:-1], *shape)
+            for part, shape in zip(parts, self._shapes.values(), strict=True)
+        ]
 
     def _masks(self, members: list[int]) -> dict[str, torch.Tensor]:
         """Dropout masks (k, batch, ...) by buffer, from each member's own random numbers."""
@@ -262,38 +271,3 @@ class LocalTraining:
             kept = np.stack([np.frombuffer(b, "<u2").reshape(shape) >= layer.dropped for b in drawn])
             masks[name] = torch.from_numpy(kept).to(self._device, self._dtype)
         return masks
-
-    def _move(
-        self,
-        weights: torch.Tensor,
-        state: list[torch.Tensor],
-        gradient: torch.Tensor,
-        counts: torch.Tensor,
-        rate: float,
-    ) -> None:
-        """Move one parameter (k, ...) of k members in place; `counts` (k,) are their step numbers, from 1."""
-        training = self._training
-        if training.optimizer == "sgd":
-            sgd(
-                [weights],
-                [gradient.to(weights.dtype).contiguous()],
-                [state[0] if state else None],
-                # The fused kernel takes every tensor as contiguous.
-                fused=weights.is_contiguous() and weights.device.type == "cpu",
-                weight_decay=training.weight_decay,
-                momentum=training.momentum,
-                lr=rate,
-                dampening=training.momentum,
-                nesterov=False,
-                maximize=False,
-            )
-            return
-        if training.weight_decay:
-            gradient = gradient + training.weight_decay * weights
-        momentum, squares = state
-        momentum.mul_(training.momentum).add_(gradient, alpha=1 - training.momentum)
-        squares.mul_(ADAM_BETA2).addcmul_(gradient, gradient, value=1 - ADAM_BETA2)
-        counts = counts.reshape(-1, *(1 for _ in weights.shape[1:]))
-        first = momentum / (1 - training.momentum**counts)
-        second = squares / (1 - ADAM_BETA2**counts)
-        weights.sub_(rate * first / (second.sqrt() + ADAM_EPSILON))
