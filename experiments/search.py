@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -137,7 +137,7 @@ def _search_rule(
     if search.sampler == "grid":
         for values in product(*(_values(search, name) for name in names)):
             study.enqueue_trial(dict(zip(names, values, strict=True)))
-    label, trials = _label(document), []
+    label, trials = _label(document, names), []
     for _ in range(_trials_of(search, names)):
         asked = study.ask(space)
         changed = _changed(document, asked.params)
@@ -252,9 +252,12 @@ def _changed(document: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
     return changed
 
 
-def _label(document: Mapping[str, Any]) -> str:
+def _label(document: Mapping[str, Any], searched: Iterable[str]) -> str:
+    """Pre-aggregators and rule, with the parameters that its table fixes."""
     rule = document["rule"]
-    return " + ".join([*(str(entry) for entry in rule.get("pre", [])), str(rule["name"])])
+    fixed = {k: v for k, v in rule.get("params", {}).items() if f"rule.params.{k}" not in searched}
+    name = " ".join([str(rule["name"]), *(f"{k}={v}" for k, v in fixed.items())])
+    return " + ".join([*(str(entry) for entry in rule.get("pre", [])), name])
 
 
 def _read_range(name: str, value: object) -> Range | Choice:

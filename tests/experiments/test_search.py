@@ -134,6 +134,13 @@ def test_a_rules_parameter_is_searched_for_rules_that_have_it(document: Document
     assert all(trial.keys() == {"training.lr"} for trial in values(found["median"]))
 
 
+def test_parameters_that_a_table_fixes_tell_its_rules_apart(document: Document) -> None:
+    rules = [{"name": "rfa", "params": {"nu": nu, "steps": 3}} for nu in (0.1, 0.2)]
+    space = {"training.lr": [0.1], "rule.params.steps": [2]}
+    found = asked(document, space, rule=rules, sampler="grid")
+    assert sorted(best.rule for best in found) == ["rfa nu=0.1", "rfa nu=0.2"]
+
+
 def test_a_parameter_that_no_rule_has_is_refused(document: Document) -> None:
     with pytest.raises(ImpossibleCell, match=r"'rule\.params\.tua' is a parameter of no rule in the file"):
         asked(document, {"rule.params.tua": [1, 2]})
