@@ -99,6 +99,8 @@ def main() -> None:
     add("--attacks", nargs="+", default=["none", "sign-flip", "little-is-enough"])
     add("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
+    if len(options.seeds) < 2:
+        parser.error("--seeds needs two or more, whose deviation is the measure")
     torch.set_num_threads(1)
     dataset, library = load_dataset(options.data), peers.byzfl()
     table = Table("rule", "attack", "float32 %", "spread", "16 bits %", "8 bits %", "16: off by", "8: off by")
