@@ -49,8 +49,9 @@ def published() -> dict[Key, float]:
 
 
 def measured(folder: Path) -> dict[Key, list[float]]:
-    """Our final accuracies in per cent, one for each seed."""
+    """Our final accuracies in per cent, one for each seed. Raises SystemExit for results of other grids."""
     found: dict[Key, list[float]] = defaultdict(list)
+    others: dict[Key, dict[str, Any]] = {}
     for path in sorted(folder.glob("cells/*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         settings = result["settings"]
@@ -61,6 +62,9 @@ def measured(folder: Path) -> dict[Key, list[float]]:
             settings["training.momentum"],
             settings["attack"].split()[0],
         )
+        rest = {name: value for name, value in settings.items() if name != "seed"}
+        if others.setdefault(key, rest) != rest:
+            raise SystemExit(f"{folder} has more than one setting of {' '.join(map(str, key))}; take another")
         found[key].append(100 * result["accuracy"])
     return found
 
