@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,17 @@ def test_a_transaction_in_no_block_ends_in_a_named_error(anvil_program: Path, tm
 
 
 @pytest.mark.solidity
-def test_of_two_results_in_one_block_the_second_learns_who_won(on_anvil: Any, federation: Any) -> None:
+def test_of_two_results_in_one_block_the_second_learns_who_won(
+    on_anvil: Any, federation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An estimate made after the other transaction was sent would already be refused.
+    estimated, submit = threading.Barrier(2, timeout=60), TransactionSender._submit
+
+    def after_both_estimates(self: TransactionSender, *arguments: Any) -> str:
+        estimated.wait()
+        return submit(self, *arguments)
+
+    monkeypatch.setattr(TransactionSender, "_submit", after_both_estimates)
     rpc = Rpc(on_anvil.url)
     ledgers = [on_anvil.ledger(keys.signer) for keys in federation.KEYS[:2]]
     rounds = [federation.Round(ledgers[0], 1, range(7)).but(attempt=i) for i in range(2)]
@@ -86,7 +98,9 @@ def test_of_two_results_in_one_block_the_second_learns_who_won(on_anvil: Any, fe
                 for ledger, r in zip(ledgers, rounds, strict=True)
             ]
             while int(rpc.call("txpool_status")["pending"], 16) < 2:
-                assert not any(s.done() for s in sent)
+                ended = [s.exception() for s in sent if s.done()]
+                assert not ended, (ended, rpc.call("txpool_content"))
+                time.sleep(0.01)
             rpc.call("evm_mine")
             errors = [s.exception(timeout=30) for s in sent]
     finally:
