@@ -93,17 +93,18 @@ def needed_exponents(delta: npt.NDArray[np.float32], layout: Layout, bits: int) 
     exponents = []
     for index, tensor in enumerate(layout.tensors):
         values = delta[layout.offsets[index] : layout.offsets[index + 1]]
-        peak = max(float(values.max()), -float(values.min()))
-        if not math.isfinite(peak):
-            raise _not_finite(tensor)
-        exponents.append(_needed_exponent(peak, largest))
+        exponents.append(_needed_exponent(_peak(values, tensor), largest))
     return tuple(exponents)
 
 
-def _not_finite(tensor: TensorSpec) -> NotFinite:
-    return NotFinite(
-        f"tensor {tensor.name!r} holds NaN or infinity; lower the learning rate or clip gradients"
-    )
+def _peak(values: npt.NDArray[np.float32], tensor: TensorSpec) -> float:
+    """The largest absolute value. Raises NotFinite."""
+    peak = max(float(values.max()), -float(values.min()))
+    if not math.isfinite(peak):
+        raise NotFinite(
+            f"tensor {tensor.name!r} holds NaN or infinity; lower the learning rate or clip gradients"
+        )
+    return peak
 
 
 def _needed_exponent(peak: float, largest: int) -> int:
@@ -163,9 +164,7 @@ def quantize_and_measure(
     peaks = [0.0] * len(layout.tensors)
     for index, start, stop in blocks(layout, _BLOCK):
         values, scaled = delta[start:stop], scratch[: stop - start]
-        peak = max(float(values.max()), -float(values.min()))
-        if not math.isfinite(peak):
-            raise _not_finite(layout.tensors[index])
+        peak = _peak(values, layout.tensors[index])
         peaks[index] = max(peaks[index], peak)
         unit = 2.0 ** lattice.exponents[index]
         with np.errstate(over="ignore", under="ignore"):

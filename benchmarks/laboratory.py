@@ -39,7 +39,13 @@ from rich.table import Table
 from folkmoot.aggregation import RuleSpec, rule_spec
 from folkmoot.aggregation.attacks import little_is_enough_z
 from folkmoot.experiments.cells import AttackChoice, Cell, ModelChoice, PartitionChoice, Training
-from folkmoot.experiments.federation import Federation, measure, member_data
+from folkmoot.experiments.federation import (
+    Federation,
+    initial_network,
+    initial_weights,
+    measure,
+    member_data,
+)
 from folkmoot.experiments.training import Batches
 from folkmoot.node.datasets import Dataset, Split, load_dataset
 
@@ -157,9 +163,9 @@ class Theirs:
                 "learning_rate_decay": 1.0, "aggregator_info": aggregator, "pre_agg_list": pre,
             }
         )  # fmt: skip
-        federation = Federation(cell, self.dataset)
-        noise = np.random.default_rng(cell.seed).standard_normal(federation.weights.size)
-        initial = federation.weights * (1 + self.disturbance * noise)
+        initial = initial_weights(initial_network(cell, self.dataset))
+        noise = np.random.default_rng(cell.seed).standard_normal(initial.size)
+        initial = initial * (1 + self.disturbance * noise)
         self.server.set_parameters(torch.from_numpy(initial.astype(np.float32)))
         self._share()
 
@@ -227,7 +233,7 @@ def curves(options: argparse.Namespace, dataset: Dataset) -> list[dict[str, Any]
             if (number + 1) % max(1, options.steps // EVALUATIONS) == 0:
                 point: dict[str, float] = {"step": number + 1}
                 for name, one in (("ours", ours), ("byzfl", theirs), ("control", control)):
-                    point[name] = measure(network, ours.layout, one.weights, test, convolutional=True)[0]
+                    point[name] = measure(cell, network, ours.layout, one.weights, test)[0]
                 points.append(point)
         gaps = {name: max(abs(p[name] - p["byzfl"]) for p in points) for name in ("ours", "control")}
         found.append({"rule": rule, "attack": attack, "points": points, "largest_gap": gaps})

@@ -217,6 +217,11 @@ class Cell:
                 raise ImpossibleCell(f"{name} is {value}, expected 1 to less than 2^31")
         self._check_known_updates()
 
+    @property
+    def sharers(self) -> int:
+        """How many members divide the examples among them."""
+        return self.members if self.partition.among == "members" else self.members - self.malicious
+
     def _check_known_updates(self) -> None:
         if self.attack.target is not AttackTarget.UPDATES:
             return

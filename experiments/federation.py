@@ -132,11 +132,7 @@ class Federation:
 
     def evaluate(self, done: int) -> Evaluation:
         """Accuracy and loss of the present model on the test set, after `done` rounds."""
-        test, device = self._dataset.test, self.cell.training.device
-        images_last = find_model(self.cell.model).convolutional
-        accuracy, loss = measure(
-            self.network, self.layout, self.weights, test, device, convolutional=images_last
-        )
+        accuracy, loss = measure(self.cell, self.network, self.layout, self.weights, self._dataset.test)
         return Evaluation(done, accuracy, loss, model_digest(self.weights))
 
 
@@ -217,8 +213,7 @@ def member_data(cell: Cell, dataset: Dataset) -> list[Split]:
 
 def member_shares(cell: Cell, dataset: Dataset) -> list[Indices]:
     """The indices of each member's training examples. Raises PartitionError."""
-    labels, honest = dataset.train.labels, cell.members - cell.malicious
-    among = cell.members if cell.partition.among == "members" else honest
+    labels, among = dataset.train.labels, cell.sharers
     parameter = None if cell.partition.parameter is None else cell.partition.parameter[1]
     shares = divide(cell.partition.kind, labels, among, cell.seed, parameter)
     for member in range(among, cell.members):
@@ -289,15 +284,10 @@ def craft_lies(cell: Cell, honest: Floats, own: Floats, number: int, defence: De
 
 
 def measure(
-    network: nn.Module,
-    layout: Layout,
-    weights: Floats,
-    test: Split,
-    device: str = "cpu",
-    *,
-    convolutional: bool = False,
+    cell: Cell, network: nn.Module, layout: Layout, weights: Floats, test: Split
 ) -> tuple[float, float]:
-    """Accuracy (a fraction) and mean cross-entropy (nats) of the model `weights` (d,) on a test set."""
+    """Accuracy (a fraction) and mean cross-entropy (nats) on a test set of a cell's model `weights` (d,)."""
+    device, convolutional = cell.training.device, find_model(cell.model).convolutional
     tensors = {name: torch.from_numpy(array).to(device) for name, array in layout.unflatten(weights).items()}
     network.to(device).eval()
     correct, loss, count = 0, 0.0, len(test.labels)

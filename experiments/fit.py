@@ -23,7 +23,6 @@ from folkmoot.node.datasets import Dataset, DatasetError
 
 __all__ = ["require_fit"]
 
-
 _BATCH = 4
 """Examples that a model is tried on."""
 
@@ -35,11 +34,10 @@ def require_fit(cells: Iterable[Cell], dataset: Callable[[str], Dataset]) -> Non
     """
     seen: set[object] = set()
     for cell in cells:
-        training, honest = cell.training, cell.members - cell.malicious
-        among = cell.members if cell.partition.among == "members" else honest
+        training = cell.training
         for subject, check in (
             ((cell.model, training.precision, training.engine, training.device), _require_model),
-            ((cell.partition, cell.members, among, cell.seed), _require_shares),
+            ((cell.partition, cell.members, cell.sharers, cell.seed), _require_shares),
             ((cell.attack,), _require_trigger),
         ):
             if (cell.data, check, subject) not in seen:
@@ -54,7 +52,7 @@ def _require_model(cell: Cell, dataset: Dataset) -> None:
     once = replace(cell, training=replace(cell.training, steps=1, epochs=0.0, batch=_BATCH))
     try:
         trained = local_training(once, dataset, [few], [0]).train(initial_weights(network), 0)
-        measure(network, layout_of(network), trained[0], few, cell.training.device)
+        measure(cell, network, layout_of(network), trained[0], few)
     except Exception as error:
         # The network may be the user's own.
         raise ImpossibleCell(

@@ -89,7 +89,7 @@ class HonestMember:
     def evaluate(self, weights: Weights, config: Config) -> tuple[float, int, dict[str, float]]:
         """Loss and accuracy on the common test set."""
         flat = np.concatenate([tensor.reshape(-1) for tensor in weights])
-        accuracy, loss = measure(self._network, self._layout, flat, self._dataset.test)
+        accuracy, loss = measure(self._cell, self._network, self._layout, flat, self._dataset.test)
         return loss, len(self._dataset.test.labels), {"accuracy": accuracy}
 
     def _model(self, base: Floats, number: int) -> Floats:

@@ -140,10 +140,14 @@ def test_a_cell_that_fails_makes_the_run_fail_and_keeps_the_others(
     assert len(list((tmp_path / "out").glob("cells/*.json"))) == 2
 
 
-@pytest.mark.parametrize("command", ["run", "search"])
+@pytest.mark.parametrize("command", ["run", "search", "network"])
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
+        (('name = "linear"', 'name = "network_that_fails:wrong"'), "KeyError: 'no such thing'"),
+        (('name = "linear"', 'name = "network_that_fails:number"'), "makes a int, not a torch.nn.Module"),
+        (('name = "linear"', 'name = "network_that_fails:dropping"'), "models.Dropout"),
+        (('name = "linear"', 'name = "network_that_fails:narrow"'), "does not train: RuntimeError: "),
         (
             ('name = "linear"', 'name = "lenet"'),
             "a convolutional model needs images (channels, height, width)",
